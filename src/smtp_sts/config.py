@@ -1,0 +1,304 @@
+"""The configuration as typed data: one TOML file, its keys, their defaults, and precise errors.
+
+Promises: `load` gives a `Config` or raises `ConfigError` that names the file, the line where it can,
+the key and what to do. Every default of the program that an operator can change stands here once;
+`EXAMPLE` prints them. Must not: open sockets, look anything up, or write.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+DEFAULT_PATH: Final = "/etc/smtp-sts.toml"
+ENVIRONMENT: Final = "SMTP_STS_CONFIG"
+DEFAULT_PORT: Final = 8461
+
+Seconds = Annotated[float, Meta(gt=0)]
+Count = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message says where and what to do."""
+
+
+class PolicySection(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[policy]`: what MTAs talk to, and how long things are kept."""
+
+    listen: str | list[str] = f"127.0.0.1:{DEFAULT_PORT}"
+    workers: Annotated[int, Meta(ge=0, le=64)] = 0
+    socket_mode: str = "0666"
+    socket_owner: str = ""
+    socket_group: str = ""
+    answer_timeout: Annotated[float, Meta(gt=0, le=4.8)] = 4.0
+    recheck_interval: Annotated[float, Meta(ge=1)] = 300.0
+    refresh_interval: Annotated[float, Meta(ge=1)] = 86400.0
+    retry_interval: Annotated[float, Meta(ge=1)] = 300.0
+    negative_ttl: Annotated[float, Meta(ge=1)] = 1800.0
+    error_ttl: Annotated[float, Meta(ge=1)] = 60.0
+    ready_replies: Count = 50_000
+    max_lookups: Count = 500
+    unused_days: Annotated[float, Meta(ge=1)] = 180.0
+
+
+class DnsSection(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[dns]`: which resolvers are asked."""
+
+    nameservers: list[str] = []
+    trust_ad: bool | None = None
+    timeout: Seconds = 5.0
+
+
+class NetworkSection(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[network]`: how policy hosts are reached."""
+
+    https_port: Port = 443
+    smtp_port: Port = 25
+    ca_file: str = ""
+    allow_private_addresses: bool = False
+    fetch_timeout: Annotated[float, Meta(gt=0, le=60)] = 60.0
+
+
+class StoreSection(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[store]`: where policies last."""
+
+    url: str = "sqlite:////var/lib/smtp-sts/smtp-sts.db"
+
+
+class LogSection(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[log]`: what is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file; every section may be left out."""
+
+    policy: PolicySection = PolicySection()
+    dns: DnsSection = DnsSection()
+    network: NetworkSection = NetworkSection()
+    store: StoreSection = StoreSection()
+    log: LogSection = LogSection()
+
+
+class TcpAddress(Struct, frozen=True):
+    """Where a TCP socket listens; `port` 0 takes any free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class UnixAddress(Struct, frozen=True):
+    """Where a unix socket listens."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
+
+
+Address = TcpAddress | UnixAddress
+
+
+def parse_address(text: str) -> Address:
+    """`host:port`, `[v6]:port`, `inet:host:port` or `unix:path`; raises ConfigError."""
+    if text.startswith("unix:"):
+        path = text[5:]
+        if not path or len(os.fsencode(path)) > 107:  # sun_path of unix(7)
+            raise ConfigError(f"{text!r}: a unix socket path has 1 to 107 bytes")
+        return UnixAddress(path)
+    host, colon, port = text.removeprefix("inet:").rpartition(":")
+    if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"{text!r} is no address: write host:port or unix:/path")
+    return TcpAddress(host.strip("[]"), int(port))
+
+
+def listeners(config: Config) -> list[Address]:
+    """The addresses of `[policy] listen`, each once."""
+    listen = config.policy.listen
+    return list(
+        dict.fromkeys(parse_address(t) for t in ([listen] if isinstance(listen, str) else listen))
+    )
+
+
+def nameservers(config: Config) -> list[tuple[str, int]]:
+    """`[dns] nameservers` as (address, port); empty means: those of /etc/resolv.conf."""
+    found = []
+    for text in config.dns.nameservers:
+        try:
+            found.append((str(ipaddress.ip_address(text.strip("[]"))), 53))
+        except ValueError:
+            address = parse_address(text)
+            if not isinstance(address, TcpAddress):
+                raise ConfigError(f"{text!r}: a name server has an IP address") from None
+            try:
+                ipaddress.ip_address(address.host)
+            except ValueError:
+                raise ConfigError(f"{text!r}: name a name server by its IP address") from None
+            found.append((address.host, address.port))
+    return found
+
+
+def _known_keys(prefix: tuple[str, ...]) -> list[str]:
+    struct: Any = Config
+    for part in prefix:
+        struct = {f.name: f.type for f in msgspec.structs.fields(struct)}.get(part)
+        if struct is None:
+            return []
+    return [f.name for f in msgspec.structs.fields(struct)]
+
+
+def _line_of(text: str, path: tuple[str, ...]) -> int | None:
+    """The line where a key is set, found by its section head: tomllib keeps no positions."""
+    section: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if head := re.match(r"\s*\[+\s*([\w.\-\"' ]+?)\s*\]", line):
+            section = tuple(p.strip(" \"'") for p in head[1].split("."))
+            if section == path:
+                return number
+        elif key := re.match(r"\s*([\w.\-\"' ]+?)\s*=", line):
+            if (*section, *(p.strip(" \"'") for p in key[1].split("."))) == path:
+                return number
+    return None
+
+
+def parse(text: str, name: str = "configuration") -> Config:
+    """Decode TOML text; `name` stands in errors. Raises ConfigError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{name}: not valid TOML: {error}") from None
+    for section, value in data.items():
+        known = _known_keys(())
+        _refuse_unknown(text, name, (section,), known)
+        if isinstance(value, dict):
+            for key in value:
+                _refuse_unknown(text, name, (section, key), _known_keys((section,)))
+    try:
+        config = msgspec.convert(data, Config)
+    except msgspec.ValidationError as error:
+        what, _, where = str(error).partition(" - at `$")
+        path = tuple(re.findall(r"\w+", where.split("[")[0]))
+        raise ConfigError(f"{_place(text, name, path)}{'.'.join(path)}: {what}") from None
+    for path, check in ((("policy", "listen"), listeners), (("dns", "nameservers"), nameservers)):
+        try:
+            check(config)
+        except ConfigError as error:
+            raise ConfigError(f"{_place(text, name, path)}{'.'.join(path)}: {error}") from None
+    if not re.fullmatch(r"0?[0-7]{3}", config.policy.socket_mode):
+        place = _place(text, name, ("policy", "socket_mode"))
+        raise ConfigError(f'{place}policy.socket_mode: write an octal mode such as "0660"')
+    if not config.store.url.startswith("sqlite:///"):
+        raise ConfigError(
+            f"{_place(text, name, ('store', 'url'))}store.url: write sqlite:////path/to/file.db"
+        )
+    return config
+
+
+def _place(text: str, name: str, path: tuple[str, ...]) -> str:
+    line = _line_of(text, path)
+    return f"{name}, line {line}: " if line else f"{name}: "
+
+
+def _refuse_unknown(text: str, name: str, path: tuple[str, ...], known: list[str]) -> None:
+    if path[-1] in known:
+        return
+    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(known)}"
+    kind = "key" if len(path) > 1 else "section"
+    raise ConfigError(f"{_place(text, name, path)}unknown {kind} {'.'.join(path)!r}: {hint}")
+
+
+def find_path(given: str | None) -> Path | None:
+    """`--config`, else $SMTP_STS_CONFIG, else /etc/smtp-sts.toml if it is there, else None."""
+    if given:
+        return Path(given)
+    if named := os.environ.get(ENVIRONMENT):
+        return Path(named)
+    default = Path(DEFAULT_PATH)
+    return default if default.exists() else None
+
+
+def load(given: str | None = None) -> Config:
+    """Read the configuration; defaults where no file is. Raises ConfigError."""
+    path = find_path(given)
+    if path is None:
+        return Config()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    return parse(text, str(path))
+
+
+EXAMPLE: Final = """\
+# smtp-sts: every key with its default. Times are seconds.
+# Read from --config FILE, else $SMTP_STS_CONFIG, else /etc/smtp-sts.toml, else these defaults.
+
+[policy]
+# Where MTAs ask (socketmap): "host:port" or "unix:/path", one or a list.
+listen = "127.0.0.1:8461"
+# Processes that answer; 0 means one a core, at most 4.
+workers = 0
+# Mode, owner and group of unix sockets; empty owner or group: whoever starts the daemon.
+socket_mode = "0666"
+socket_owner = ""
+socket_group = ""
+# A query whose discovery takes longer is answered NOTFOUND (fail open) and the fetch goes on.
+answer_timeout = 4.0
+# The TXT record of a domain in use is asked for again this often.
+recheck_interval = 300.0
+# Every policy is fetched anew about this often, whether its id changed or not.
+refresh_interval = 86400.0
+# After a failed fetch the same domain is left in peace this long (RFC 8461 section 3.3).
+retry_interval = 300.0
+# How long "no policy" is remembered, and how long after a DNS error.
+negative_ttl = 1800.0
+error_ttl = 60.0
+# Ready replies kept in memory, by each worker.
+ready_replies = 50000
+# Discoveries under way at once, by each worker; those beyond wait in line.
+max_lookups = 500
+# Policies that nobody asked for so many days are deleted.
+unused_days = 180.0
+
+[dns]
+# Resolvers, "address" or "address:port"; an empty list means those of /etc/resolv.conf.
+nameservers = []
+# Whether the resolvers' AD bit is believed; left out: only from resolvers on loopback.
+# trust_ad = true
+# A whole question, all retries included.
+timeout = 5.0
+
+[network]
+# Ports of policy hosts and MX hosts, and the CA certificates trusted ("": the system's).
+https_port = 443
+smtp_port = 25
+ca_file = ""
+# For laboratories only: policy hosts on loopback and private addresses.
+allow_private_addresses = false
+# The whole fetch of a policy.
+fetch_timeout = 60.0
+
+[store]
+# Where policies last: sqlite:///relative.db or sqlite:////absolute.db
+url = "sqlite:////var/lib/smtp-sts/smtp-sts.db"
+
+[log]
+# debug, info, warning or error; to standard error.
+level = "info"
+"""
