@@ -1,6 +1,6 @@
 """The configuration as typed data: one TOML file, its keys, their defaults, and precise errors.
 
-Promises: `load` gives a `Config` or raises `ConfigError` that names the file, the line where it can,
+Promises: `load` gives a `Config` or raises `ConfigError` naming the file, the line where it can,
 the key and what to do. Every default of the program that an operator can change stands here once;
 `EXAMPLE` prints them. Must not: open sockets, look anything up, or write.
 """
@@ -168,9 +168,10 @@ def _line_of(text: str, path: tuple[str, ...]) -> int | None:
             section = tuple(p.strip(" \"'") for p in head[1].split("."))
             if section == path:
                 return number
-        elif key := re.match(r"\s*([\w.\-\"' ]+?)\s*=", line):
-            if (*section, *(p.strip(" \"'") for p in key[1].split("."))) == path:
-                return number
+            continue
+        key = re.match(r"\s*([\w.\-\"' ]+?)\s*=", line)
+        if key and (*section, *(p.strip(" \"'") for p in key[1].split("."))) == path:
+            return number
     return None
 
 

@@ -1,0 +1,302 @@
+"""What must last: policies with their id, fetch time and expiry, in SQLite by SQLAlchemy Core.
+
+Promises: a policy that `put` returned from survives `kill -9`; trouble of any kind (missing, read
+only, corrupt, newer, full) comes out as `StoreError` with a sentence that says what to do; a file
+that is corrupt is set aside, never deleted, and what can still be read of it is kept.
+Must not: decide anything about a policy, or be called on an event loop (it blocks).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import (
+    Column,
+    Connection,
+    Engine,
+    Float,
+    Index,
+    MetaData,
+    String,
+    Table,
+    create_engine,
+    delete,
+    event,
+    func,
+    select,
+    update,
+)
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy.pool import StaticPool
+
+SCHEMA_VERSION: Final = 1
+
+_metadata = MetaData()
+_policies = Table(
+    "policies",
+    _metadata,
+    Column("domain", String(253), primary_key=True),
+    Column("policy_id", String(32), nullable=False),
+    Column("body", String, nullable=False),
+    Column("fetched_at", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("refresh_at", Float, nullable=False),
+    Column("used_at", Float, nullable=False),
+    Index("policies_refresh", "refresh_at"),
+)
+
+
+class StoreError(Exception):
+    """The store cannot be used now; the message says why and what to do."""
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A policy as it lasts. `body` is the rendered policy; times are seconds since the epoch."""
+
+    domain: str
+    policy_id: str
+    body: str
+    fetched_at: float
+    expires_at: float
+    refresh_at: float
+    used_at: float
+
+
+def _path_of(url: str) -> Path:
+    return Path(url.removeprefix("sqlite:///"))
+
+
+def _engine(path: Path, *, immutable: bool = False) -> Engine:
+    mode = "?mode=ro&immutable=1" if immutable else "?mode=rwc"
+
+    def connect() -> sqlite3.Connection:
+        uri = path.absolute().as_uri() + mode
+        # One thread uses a store at a time, though not always the same one.
+        return sqlite3.connect(uri, uri=True, timeout=2.0, check_same_thread=False)
+
+    engine = create_engine("sqlite://", creator=connect, poolclass=StaticPool)
+
+    @event.listens_for(engine, "connect")
+    def _tune(connection: sqlite3.Connection, _record: Any) -> None:
+        if not immutable:
+            connection.execute("PRAGMA journal_mode=WAL")
+        # FULL: a policy that was answered with survives a power cut too; commits are grouped.
+        connection.execute("PRAGMA synchronous=FULL")
+
+    return engine
+
+
+class Store:
+    """The policies on disk. Blocking; use it from one thread at a time."""
+
+    def __init__(self, engine: Engine, path: Path) -> None:
+        self._engine = engine
+        self.path = path
+
+    @contextlib.contextmanager
+    def _begin(self) -> Iterator[Connection]:
+        try:
+            with self._engine.begin() as connection:
+                yield connection
+        except SQLAlchemyError as error:
+            raise StoreError(_explain(error, self.path)) from error
+
+    def get(self, domains: Iterable[str]) -> dict[str, Stored]:
+        """The stored policies of these domains, expired ones among them. Raises StoreError."""
+        wanted = list(domains)
+        found: dict[str, Stored] = {}
+        with self._begin() as connection:
+            for start in range(0, len(wanted), 500):
+                some = wanted[start : start + 500]
+                for row in connection.execute(
+                    select(_policies).where(_policies.c.domain.in_(some))
+                ):
+                    found[row.domain] = Stored(*row)
+        return found
+
+    def put(self, policies: Sequence[Stored]) -> None:
+        """Keep these policies, each in place of what its domain had. Raises StoreError."""
+        if not policies:
+            return
+        statement = upsert(_policies)
+        statement = statement.on_conflict_do_update(
+            index_elements=["domain"],
+            set_={c.name: statement.excluded[c.name] for c in _policies.c if c.name != "domain"},
+            # Two writers: the later fetch wins, whichever comes first.
+            where=_policies.c.fetched_at <= statement.excluded.fetched_at,
+        )
+        with self._begin() as connection:
+            connection.execute(statement, [msgspec.structs.asdict(p) for p in policies])
+
+    def touch(self, used: dict[str, float]) -> None:
+        """Note when domains were last asked for. Raises StoreError."""
+        with self._begin() as connection:
+            for domain, when in used.items():
+                connection.execute(
+                    update(_policies).where(_policies.c.domain == domain).values(used_at=when)
+                )
+
+    def postpone(self, domain: str, refresh_at: float) -> None:
+        """The next refresh of a domain, after one that failed. Raises StoreError."""
+        with self._begin() as connection:
+            connection.execute(
+                update(_policies).where(_policies.c.domain == domain).values(refresh_at=refresh_at)
+            )
+
+    def due(self, now: float, limit: int) -> list[str]:
+        """Unexpired domains whose refresh is due, the longest waiting first. Raises StoreError."""
+        query = (
+            select(_policies.c.domain)
+            .where(_policies.c.refresh_at <= now, _policies.c.expires_at > now)
+            .order_by(_policies.c.refresh_at)
+            .limit(limit)
+        )
+        with self._begin() as connection:
+            return list(connection.execute(query).scalars())
+
+    def prune(self, now: float, unused_since: float) -> int:
+        """Delete what is expired, or unused since a time. Raises StoreError."""
+        with self._begin() as connection:
+            return connection.execute(
+                delete(_policies).where(
+                    (_policies.c.expires_at <= now) | (_policies.c.used_at < unused_since)
+                )
+            ).rowcount
+
+    def count(self) -> int:
+        """How many policies are kept. Raises StoreError."""
+        with self._begin() as connection:
+            return connection.execute(select(func.count()).select_from(_policies)).scalar_one()
+
+    def close(self) -> None:
+        """Give the file back."""
+        self._engine.dispose()
+
+
+def _explain(error: SQLAlchemyError, path: Path) -> str:
+    cause = str(getattr(error, "orig", None) or error)
+    advice = {
+        "readonly": "make the file and its folder writable for the daemon's user",
+        "unable to open": "create its folder and make it writable for the daemon's user",
+        "full": "free space on its file system",
+        "disk I/O": "check the disk and free space on its file system",
+        "locked": "find the process that holds it (fuser)",
+        "malformed": "stop the daemon and start it again: the file is then set aside and rebuilt",
+        "not a database": "stop the daemon and start it again: the file is then set aside",
+    }
+    for word, hint in advice.items():
+        if word in cause:
+            return f"store {path}: {cause}; {hint}"
+    return f"store {path}: {cause}"
+
+
+def open_store(url: str) -> Store:
+    """Open or make the store, read-only where it cannot be written. Raises StoreError."""
+    path = _path_of(url)
+    try:
+        path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"store {path}: folder cannot be made: {error.strerror}; "
+            "make it, writable for the daemon's user, or set store.url"
+        ) from error
+    engine = _engine(path)
+    try:
+        with engine.begin() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            if version == 0:
+                _metadata.create_all(connection)
+                connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+    except OperationalError as error:
+        engine.dispose()
+        if path.exists() and ("readonly" in str(error.orig) or "unable to open" in str(error.orig)):
+            return _open_read_only(path)
+        raise StoreError(_explain(error, path)) from error
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise StoreError(_explain(error, path)) from error
+    _refuse_newer(engine, version, path)
+    return Store(engine, path)
+
+
+def _open_read_only(path: Path) -> Store:
+    engine = _engine(path, immutable=True)
+    try:
+        with engine.begin() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            connection.execute(select(_policies).limit(1))
+    except SQLAlchemyError as error:
+        engine.dispose()
+        raise StoreError(_explain(error, path)) from error
+    _refuse_newer(engine, version, path)
+    return Store(engine, path)
+
+
+def _refuse_newer(engine: Engine, version: int, path: Path) -> None:
+    if version > SCHEMA_VERSION:
+        engine.dispose()
+        raise StoreError(
+            f"store {path}: written by a newer smtp-sts (schema {version}, this one knows "
+            f"{SCHEMA_VERSION}); install that version again, or set store.url to another file"
+        )
+
+
+def repair(url: str) -> str | None:
+    """Before the first worker opens it: set a corrupt store aside and keep what can be read of it.
+
+    Returns a sentence for the log where something was done, else None. Raises StoreError where the
+    store is in trouble of another kind.
+    """
+    path = _path_of(url)
+    try:
+        _check(path)
+        return None
+    except DatabaseError as error:
+        if isinstance(error, OperationalError):
+            raise StoreError(_explain(error, path)) from error
+    aside = path.with_name(f"{path.name}.corrupt-{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+    saved = _salvage(path)
+    try:
+        for suffix in ("-wal", "-shm", ""):
+            piece = path.with_name(path.name + suffix)
+            if piece.exists():
+                piece.rename(aside.with_name(aside.name + suffix))
+    except OSError as error:
+        raise StoreError(f"store {path}: corrupt, and cannot be set aside: {error}") from error
+    fresh = open_store(url)
+    fresh.put(saved)
+    fresh.close()
+    return f"store {path} was corrupt: set aside as {aside}, {len(saved)} policies saved from it"
+
+
+def _check(path: Path) -> None:
+    """Read the whole table once: 100,000 policies take about 50 ms."""
+    if not path.exists():
+        return
+    engine = _engine(path)
+    try:
+        with engine.begin() as connection:
+            if connection.exec_driver_sql("PRAGMA user_version").scalar_one() == SCHEMA_VERSION:
+                connection.exec_driver_sql("SELECT sum(length(body) + expires_at) FROM policies")
+    finally:
+        engine.dispose()
+
+
+def _salvage(path: Path) -> list[Stored]:
+    saved: list[Stored] = []
+    engine = _engine(path)
+    with contextlib.suppress(SQLAlchemyError, msgspec.ValidationError), engine.begin() as found:
+        for row in found.execute(select(_policies)):
+            saved.append(msgspec.convert(row._asdict(), Stored))
+    engine.dispose()
+    return saved
+
+
+__all__ = ["SCHEMA_VERSION", "Store", "StoreError", "Stored", "open_store", "repair"]
