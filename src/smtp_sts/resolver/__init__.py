@@ -1,0 +1,354 @@
+"""The decision for a domain: cached policy, discovery, recheck and refresh (RFC 8461 section 5.1).
+
+Promises (DESIGN, the laws):
+1. nothing but a policy fetched over authenticated HTTPS replaces or removes an unexpired one;
+2. a policy lives for `max_age` from its last successful fetch and no longer;
+4. a domain without a policy is let through, quickly, with the reason counted;
+6. `decide` returns within the answer timeout, and for a cached policy without waiting for the
+   network.
+
+One discovery runs for a domain however many ask. Must not: know of MTAs, replies or sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from smtp_sts.config import PolicySection
+from smtp_sts.policy import Policy, PolicyError
+from smtp_sts.resolver.decision import Decision, Step
+from smtp_sts.resolver.discovery import Found, Reach, discover
+from smtp_sts.resolver.keeper import Keeper
+from smtp_sts.store import Stored
+
+#: Domains whose state is kept in memory; the least recently asked for go first.
+STATES_LIMIT: Final = 50_000
+#: Discoveries that may be under way at all, as a multiple of those that hold a place.
+SLOW_FACTOR: Final = 4
+#: An answer waits no longer than this for its policy to be safe on disk (seconds).
+SAVE_TIMEOUT: Final = 1.0
+#: The used time of a policy is written when it is older than this (seconds).
+TOUCH_SECONDS: Final = 6 * 3600.0
+#: Failed refreshes back off from `retry_interval` by doubling, so many times at most.
+BACKOFF_DOUBLINGS: Final = 4
+
+_log = logging.getLogger(__name__)
+
+
+class _State:
+    """What one process knows of a domain; times are seconds since the epoch."""
+
+    __slots__ = ("detail", "failures", "next_check", "policy", "reason", "retry_at", "started",
+                 "steps", "stored", "task", "used_at")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.stored: Stored | None = None
+        self.policy: Policy | None = None
+        self.reason = ""
+        self.detail = ""
+        self.steps: tuple[Step, ...] = ()
+        self.next_check = 0.0
+        self.retry_at = 0.0
+        self.failures = 0
+        self.used_at = 0.0
+        self.started = 0.0
+        self.task: asyncio.Task[Decision] | None = None
+
+
+class Resolver:
+    """Decides for the domains of one process."""
+
+    def __init__(
+        self,
+        settings: PolicySection,
+        reach: Reach,
+        keeper: Keeper,
+        counts: dict[str, int],
+        *,
+        on_change: Callable[[str], None] = lambda _domain: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings = settings
+        self.reach = reach
+        self._keeper = keeper
+        self._counts = counts
+        self._on_change = on_change
+        self._clock = clock
+        self._states: OrderedDict[str, _State] = OrderedDict()
+        self._places = asyncio.Semaphore(settings.max_lookups)
+        self._running: set[asyncio.Task[Decision]] = set()
+
+    async def decide(self, domain: str) -> Decision:
+        """What applies to a policy domain now; see `Decision`. Never raises for its input."""
+        now = self._clock()
+        state = self._states.get(domain)
+        if state is None:
+            stored = await self._keeper.get(domain)
+            state = self._states.get(domain)
+            if state is None:
+                state = self._remember(domain, stored)
+        else:
+            self._states.move_to_end(domain)
+        state.used_at = now
+        live = _live(state, now)
+        if live is not None:
+            if now - live.used_at > TOUCH_SECONDS:
+                self._keeper.touch(domain, now)
+                state.stored = _with(live, used_at=now)
+            if state.task is None and now >= state.next_check:
+                self._start(domain, state, refresh=False)
+            return self._cached(domain, state, live, now)
+        if state.stored is not None:  # law 2: expired a moment ago; look again at once
+            state.stored = state.policy = None
+            state.next_check = 0.0
+        if state.task is None and now < state.next_check:
+            return self._without(domain, state, "cache")
+        if state.task is None and not self._start(domain, state, refresh=False):
+            return self._count_timeout(domain, "overloaded")
+        return await self._await_discovery(domain, state)
+
+    async def refresh(self, domain: str) -> None:
+        """Fetch the policy of `domain` anew, as the daily refresh does; returns when that is done.
+
+        Does nothing where a discovery runs already or a fetch failed a short time ago.
+        """
+        now = self._clock()
+        state = self._states.get(domain)
+        if state is None:
+            stored = await self._keeper.get(domain)
+            state = self._states.get(domain) or self._remember(domain, stored)
+        if now < state.retry_at:
+            await self._keeper.postpone(domain, state.retry_at)
+        elif state.task is None and self._start(domain, state, refresh=True) and state.task:
+            await asyncio.wait([state.task])
+
+    async def close(self) -> None:
+        """End the discoveries that still run."""
+        for task in list(self._running):
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    # -- what is known ------------------------------------------------------------------------
+
+    def _remember(self, domain: str, stored: Stored | None) -> _State:
+        state = _State()
+        if stored is not None:
+            try:
+                state.policy = Policy.parse(stored.body.encode())
+                state.stored = stored
+                state.reason = "policy-found"
+            except PolicyError as error:  # somebody else wrote into our file
+                self._count("store-invalid")
+                _log.error("%s: the policy in the store is not valid: %s", domain, error)
+        self._states[domain] = state
+        if len(self._states) > STATES_LIMIT:
+            for old, candidate in self._states.items():
+                if candidate.task is None:
+                    del self._states[old]
+                    break
+        return state
+
+    def _cached(self, domain: str, state: _State, stored: Stored, now: float) -> Decision:
+        # While a recheck is due or under way the answer is kept for a second only, so that what
+        # the recheck finds is used at once.
+        until = min(stored.expires_at, max(state.next_check, now + 1.0))
+        return _decision(domain, state, stored, until, "cache")
+
+    def _without(self, domain: str, state: _State, source: str) -> Decision:
+        return Decision(
+            domain,
+            "no-policy",
+            state.reason,
+            state.detail,
+            source="cache" if source == "cache" else "network",
+            valid_until=state.next_check,
+            steps=state.steps,
+        )
+
+    def _count_timeout(self, domain: str, reason: str) -> Decision:
+        self._count(reason)
+        return Decision(domain, "no-policy", reason)
+
+    def _count(self, name: str) -> None:
+        self._counts[name] = self._counts.get(name, 0) + 1
+
+    # -- discovery ----------------------------------------------------------------------------
+
+    def _start(self, domain: str, state: _State, *, refresh: bool) -> bool:
+        if len(self._running) >= self.settings.max_lookups * SLOW_FACTOR:
+            return False
+        state.started = asyncio.get_running_loop().time()
+        task = asyncio.create_task(self._discover(domain, state, refresh))
+        state.task = task
+        self._running.add(task)
+        task.add_done_callback(lambda done: self._ended(domain, state, done))
+        return True
+
+    def _ended(self, domain: str, state: _State, task: asyncio.Task[Decision]) -> None:
+        self._running.discard(task)
+        state.task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # A defect of ours must neither repeat at once nor go unseen.
+            state.next_check = self._clock() + self.settings.error_ttl
+            state.reason, state.detail = "dns-error", f"internal error: {error!r}"
+            self._count("internal-errors")
+            _log.error("discovery of %s broke", domain, exc_info=error)
+
+    async def _await_discovery(self, domain: str, state: _State) -> Decision:
+        task = state.task
+        assert task is not None
+        # The time counts from the start of the discovery: who asks later does not wait longer.
+        left = state.started + self.settings.answer_timeout - asyncio.get_running_loop().time()
+        if left > 0:
+            await asyncio.wait([task], timeout=left)
+        if not task.done():
+            return self._count_timeout(domain, "discovery-timeout")  # law 4: fail open
+        if task.cancelled() or task.exception() is not None:
+            return self._without(domain, state, "network")
+        return task.result()
+
+    async def _discover(self, domain: str, state: _State, refresh: bool) -> Decision:
+        # A place is held for the answer timeout at most: policy hosts that never answer do not
+        # keep other domains from being looked up.
+        await self._places.acquire()
+        loop = asyncio.get_running_loop()
+        released = False
+
+        def release() -> None:
+            nonlocal released
+            if not released:
+                released = True
+                self._places.release()
+
+        timer = loop.call_later(self.settings.answer_timeout, release)
+        try:
+            now = self._clock()
+            live = _live(state, now)
+            found = await discover(
+                domain,
+                self.reach,
+                known_id=live.policy_id if live is not None else "",
+                refresh=refresh and live is not None,
+                may_fetch=now >= state.retry_at,
+            )
+        finally:
+            timer.cancel()
+            release()
+        return await self._take(domain, state, found)
+
+    async def _take(self, domain: str, state: _State, found: Found) -> Decision:
+        """Weigh what was found against what is cached: section 5.1, laws 1 and 2."""
+        now = self._clock()
+        settings = self.settings
+        state.steps = found.steps
+        if found.result == "policy" and found.policy is not None:
+            return await self._adopt(domain, state, found, found.policy, now)
+        live = _live(state, now)
+        if found.result == "unchanged" and live is not None:
+            state.next_check = now + settings.recheck_interval
+            return _decision(domain, state, live, min(live.expires_at, state.next_check), "cache")
+        self._count(found.reason)
+        if found.fetch_failed:
+            state.failures += 1
+            wait = settings.retry_interval * 2 ** min(state.failures - 1, BACKOFF_DOUBLINGS)
+            state.retry_at = now + (wait if live is not None else settings.retry_interval)
+        if live is not None:
+            # Law 1; section 3.3: no live policy but a valid cached one: "MUST apply that".
+            state.next_check = now + min(settings.error_ttl, settings.recheck_interval)
+            if found.fetch_failed:
+                state.next_check = max(state.next_check, state.retry_at)
+                await self._keeper.postpone(domain, state.retry_at)
+                if state.policy is not None and state.policy.mode != "none":  # sections 3.3, 10.2
+                    _log.warning(
+                        "%s: refresh failed (%s), the cached policy applies until it expires in "
+                        "%d s: %s",
+                        domain, found.reason, live.expires_at - now, found.detail,
+                    )  # fmt: skip
+            return _decision(domain, state, live, min(live.expires_at, state.next_check), "cache")
+        if state.stored is not None:
+            state.stored = state.policy = None
+            self._on_change(domain)
+        if (found.reason, found.detail) != (state.reason, state.detail):
+            level = logging.DEBUG if found.reason == "no-record" else logging.INFO
+            _log.log(level, "%s: no policy (%s): %s", domain, found.reason, found.detail)
+        state.reason, state.detail = found.reason, found.detail
+        state.next_check = now + (
+            settings.error_ttl if found.reason == "dns-error"
+            else settings.retry_interval if found.reason not in ("no-record", "sts-record-invalid")
+            else settings.negative_ttl
+        )  # fmt: skip
+        return self._without(domain, state, "network")
+
+    async def _adopt(
+        self, domain: str, state: _State, found: Found, policy: Policy, now: float
+    ) -> Decision:
+        settings = self.settings
+        # Refresh about daily, spread by jitter, and in good time before a shorter policy expires.
+        spread = random.uniform(0.8, 1.0)
+        gap = min(settings.refresh_interval, max(policy.max_age * 0.7, settings.recheck_interval))
+        stored = Stored(
+            domain=domain,
+            policy_id=found.policy_id,
+            body=policy.render().decode(),
+            fetched_at=now,
+            expires_at=now + policy.max_age,
+            refresh_at=now + gap * spread,
+            used_at=max(state.used_at, state.stored.used_at if state.stored else 0.0) or now,
+        )
+        changed = state.policy != policy
+        state.stored, state.policy = stored, policy
+        state.reason, state.detail = "policy-found", ""
+        state.failures, state.retry_at = 0, 0.0
+        state.next_check = now + settings.recheck_interval
+        self._count("policies-fetched")
+        # The answer follows when the policy is safe on disk; a disk that hangs does not hold it.
+        await asyncio.wait([asyncio.ensure_future(self._keeper.put(stored))], timeout=SAVE_TIMEOUT)
+        if changed:
+            _log.info(
+                "%s: policy %s, mode %s, max_age %d", domain, found.policy_id, policy.mode,
+                policy.max_age,
+            )  # fmt: skip
+        self._on_change(domain)
+        until = min(stored.expires_at, state.next_check)
+        return _decision(domain, state, stored, until, "network")
+
+
+def _live(state: _State, now: float) -> Stored | None:
+    """The cached policy, unless it has expired (section 3.2, max_age)."""
+    stored = state.stored
+    return stored if stored is not None and now < stored.expires_at else None
+
+
+def _with(stored: Stored, *, used_at: float) -> Stored:
+    return Stored(
+        stored.domain, stored.policy_id, stored.body, stored.fetched_at, stored.expires_at,
+        stored.refresh_at, used_at,
+    )  # fmt: skip
+
+
+def _decision(
+    domain: str, state: _State, stored: Stored, until: float, source: str
+) -> Decision:
+    policy = state.policy
+    assert policy is not None
+    return Decision(
+        policy_domain=domain,
+        outcome=policy.mode,
+        reason="policy-found",
+        policy=policy,
+        policy_id=stored.policy_id,
+        source="cache" if source == "cache" else "network",
+        fetched_at=stored.fetched_at,
+        expires_at=stored.expires_at,
+        valid_until=until,
+        steps=state.steps,
+    )
+
+
+__all__ = ["Decision", "Keeper", "Reach", "Resolver"]

@@ -1,0 +1,78 @@
+"""Reply profiles: a decision in the words of each MTA. No I/O.
+
+Promises: what is rendered is made of validated parts alone (law 5), is never an empty `OK `, and
+never longer than Postfix reads. Nothing a reply profile cannot express is guessed at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from smtp_sts.policy import Policy
+from smtp_sts.resolver.decision import Decision
+
+NOT_FOUND: Final = "NOTFOUND "
+#: Postfix reads no longer reply (its socketmap limit before 3.10), bytes.
+MAX_REPLY: Final = 100_000
+
+
+def _secure(policy: Policy) -> str:
+    # `*.example.com` is `.example.com` to Postfix and Sendmail. Postfix takes that for any depth,
+    # Sendmail for one label (RFC 8461 section 4.1); `postfix-tlsrpt` closes the gap where the
+    # Postfix can. servername= comes last: Sendmail wants it so.
+    match = ":".join(pattern.removeprefix("*") for pattern in policy.mx)
+    return f"OK secure match={match} servername=hostname"
+
+
+def _attributes(policy: Policy, domain: str) -> str:
+    # Postfix 3.10.0 to 3.10.5 crash on policy_type=sts without a policy_string and an
+    # mx_host_pattern, so both go out or none. policy_failure= is never sent: it makes some panic.
+    parts = ["policy_type=sts", f"policy_domain={domain}"]
+    parts += [f"mx_host_pattern={pattern}" for pattern in policy.mx]
+    parts += [f"{{ policy_string = {line} }}" for line in policy.lines()]
+    return " ".join(parts)
+
+
+def postfix(decision: Decision) -> str:
+    """Any Postfix: `secure` for an enforced policy."""
+    if decision.outcome != "enforce" or decision.policy is None:
+        return NOT_FOUND
+    reply = _secure(decision.policy)
+    return reply if len(reply) <= MAX_REPLY else NOT_FOUND
+
+
+def postfix_tlsrpt(decision: Decision) -> str:
+    """Postfix 3.10 and later: the policy too, so that Postfix can match and report by it."""
+    policy = decision.policy
+    if policy is None or not policy.mx or decision.outcome not in ("enforce", "testing"):
+        return NOT_FOUND
+    level = _secure(policy) if decision.outcome == "enforce" else "OK may"
+    reply = f"{level} {_attributes(policy, decision.policy_domain)}"
+    return reply if len(reply) <= MAX_REPLY else postfix(decision)
+
+
+def sts(decision: Decision) -> str:
+    """Sendmail 8.17 and later (FEATURE(sts)): the level `secure` is all it knows."""
+    return postfix(decision)
+
+
+Profile = Callable[[Decision], str]
+
+PROFILES: Final[dict[str, Profile]] = {
+    "postfix": postfix,
+    "postfix-tlsrpt": postfix_tlsrpt,
+    "sts": sts,
+}
+#: The map names of the two existing daemons.
+ALIASES: Final[dict[str, str]] = {"QUERY": "postfix", "QUERYwithTLSRPT": "postfix-tlsrpt"}
+
+
+def profile_of(map_name: str) -> Profile:
+    """The profile a map name stands for; `postfix` for one that is not known."""
+    return PROFILES.get(ALIASES.get(map_name, map_name), postfix)
+
+
+def replies(decision: Decision) -> dict[str, str]:
+    """Every profile's exact reply."""
+    return {name: render(decision) for name, render in PROFILES.items()}

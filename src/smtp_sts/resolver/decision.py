@@ -1,0 +1,92 @@
+"""What is decided for a domain, and the slugs that say why. No I/O.
+
+The one home of outcomes and of the reasons that are not network failures (`net/failure.py` has
+those).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+import msgspec
+
+from smtp_sts.policy import Policy
+
+Outcome = Literal["enforce", "testing", "none", "no-policy", "dane", "temporary-failure"]
+
+#: reason slug -> what it means, for people.
+REASONS: Final[dict[str, str]] = {
+    "policy-found": "a valid policy applies",
+    "no-record": "the domain publishes no MTA-STS record",
+    "sts-record-invalid": "the domain's MTA-STS record is not usable, which means no policy",
+    "dns-error": "the DNS gave no answer to whether there is a policy",
+    "sts-policy-fetch-error": "the policy could not be fetched",
+    "sts-policy-invalid": "the policy that was fetched is not valid",
+    "sts-webpki-invalid": "the policy host's certificate is not valid",
+    "discovery-timeout": "discovery takes too long; it goes on behind this answer",
+    "overloaded": "too many discoveries are under way",
+    "no-policy-domain": "the next hop is no domain that can have a policy",
+}
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One step of a discovery: `ok` None where it is only told."""
+
+    name: str
+    ok: bool | None
+    text: str
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What applies to a policy domain.
+
+    `fetched_at`, `expires_at` and `valid_until` are seconds since the epoch; an answer made from
+    this decision may be used until `valid_until`, and never beyond `expires_at` (law 2).
+    """
+
+    policy_domain: str
+    outcome: Outcome
+    reason: str
+    detail: str = ""
+    policy: Policy | None = None
+    policy_id: str = ""
+    source: Literal["network", "cache"] = "network"
+    fetched_at: float | None = None
+    expires_at: float | None = None
+    valid_until: float = 0.0
+    steps: tuple[Step, ...] = ()
+
+
+def rfc3339(when: float | None) -> str | None:
+    """Seconds since the epoch as an RFC 3339 time in UTC."""
+    if when is None:
+        return None
+    return datetime.fromtimestamp(when, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def as_data(domain: str, decision: Decision, replies: dict[str, str]) -> dict[str, Any]:
+    """The stable form of `smtp-sts query --json`."""
+    policy = decision.policy
+    return {
+        "domain": domain,
+        "policy_domain": decision.policy_domain,
+        "outcome": decision.outcome,
+        "reason": decision.reason,
+        "detail": decision.detail or REASONS[decision.reason],
+        "policy": None
+        if policy is None
+        else {
+            "version": policy.version,
+            "mode": policy.mode,
+            "mx": list(policy.mx),
+            "max_age": policy.max_age,
+            "id": decision.policy_id,
+            "dialect": "rfc8461",
+        },
+        "from": decision.source,
+        "fetched_at": rfc3339(decision.fetched_at),
+        "expires_at": rfc3339(decision.expires_at),
+        "replies": replies,
+        "steps": [msgspec.structs.asdict(step) for step in decision.steps],
+    }

@@ -1,0 +1,162 @@
+"""The store as the event loop sees it: batched, in a thread of its own, and never in the way.
+
+Promises: reads and writes that come together make one transaction each; a write that the store
+refuses is kept in memory, read from there, tried again, logged once, and counted (law 7). Must not
+raise for trouble with the store: without one the daemon goes on from memory (law 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, TypeVar
+
+from smtp_sts.store import Store, StoreError, Stored, open_store
+
+RETRY_SECONDS: Final = 30.0
+UNSAVED_LIMIT: Final = 100_000
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Keeper:
+    """Keeps policies for one process."""
+
+    def __init__(self, url: str, counts: dict[str, int]) -> None:
+        self._url = url
+        self._counts = counts
+        self._store: Store | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._reads: dict[str, asyncio.Future[Stored | None]] = {}
+        self._writes: dict[str, Stored] = {}
+        self._used: dict[str, float] = {}
+        self._unsaved: dict[str, Stored] = {}
+        self._wake = asyncio.Event()
+        self._written: asyncio.Future[None] | None = None
+        self._trouble = ""
+        self._next_try = 0.0
+        self._reading = asyncio.Event()
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+
+    async def get(self, domain: str) -> Stored | None:
+        """The policy kept for a domain, expired or not; None where there is none."""
+        for kept in (self._writes, self._unsaved):
+            if domain in kept:
+                return kept[domain]
+        future = self._reads.get(domain)
+        if future is None:
+            future = self._reads[domain] = asyncio.get_running_loop().create_future()
+            self._reading.set()
+        return await asyncio.shield(future)
+
+    async def put(self, stored: Stored) -> None:
+        """Keep a policy; returns when it lasts, or when the store has refused it."""
+        self._writes[stored.domain] = stored
+        if self._written is None:
+            self._written = asyncio.get_running_loop().create_future()
+        self._wake.set()
+        await asyncio.shield(self._written)
+
+    def touch(self, domain: str, when: float) -> None:
+        """Note that a domain was asked for; written with the next batch."""
+        self._used[domain] = when
+        self._wake.set()
+
+    async def due(self, now: float, limit: int) -> list[str]:
+        """Domains whose refresh is due."""
+        return await self._try(lambda store: store.due(now, limit), [])
+
+    async def postpone(self, domain: str, refresh_at: float) -> None:
+        """Put off the next refresh of a domain."""
+        await self._try(lambda store: store.postpone(domain, refresh_at), None)
+
+    async def prune(self, now: float, unused_since: float) -> int:
+        """Delete what is expired or unused."""
+        return await self._try(lambda store: store.prune(now, unused_since), 0)
+
+    async def close(self) -> None:
+        """Write what waits, then close the file."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        waiting = {**self._unsaved, **self._writes}
+        if waiting:
+            await self._try(lambda store: store.put(list(waiting.values())), None)
+        if self._store is not None:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
+        self._thread.shutdown(wait=True)
+
+    async def _read(self) -> None:
+        while True:
+            await self._reading.wait()
+            self._reading.clear()
+            batch, self._reads = self._reads, {}
+            found = await self._try(lambda store, batch=batch: store.get(batch), {})  # type: ignore[misc]
+            for domain, future in batch.items():
+                if not future.done():
+                    future.set_result(found.get(domain))
+
+    async def _write(self) -> None:
+        while True:
+            try:
+                await asyncio.wait_for(
+                    self._wake.wait(), RETRY_SECONDS if self._unsaved else None
+                )
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            batch = {**self._unsaved, **self._writes}
+            used, self._used = self._used, {}
+            written, self._written = self._written, None
+            if batch and await self._try(lambda store, b=batch: _put(store, b, used), False):  # type: ignore[misc]
+                for domain, stored in batch.items():
+                    for kept in (self._writes, self._unsaved):
+                        if kept.get(domain) is stored:
+                            del kept[domain]
+            elif batch:
+                self._keep_unsaved(batch)
+            elif used:
+                await self._try(lambda store, u=used: store.touch(u), None)  # type: ignore[misc]
+            if written is not None and not written.done():
+                written.set_result(None)
+
+    def _keep_unsaved(self, batch: dict[str, Stored]) -> None:
+        for domain, stored in batch.items():
+            if self._writes.get(domain) is stored:
+                del self._writes[domain]
+            self._unsaved[domain] = stored
+        while len(self._unsaved) > UNSAVED_LIMIT:
+            del self._unsaved[next(iter(self._unsaved))]
+            self._counts["store-dropped"] = self._counts.get("store-dropped", 0) + 1
+
+    async def _try(self, work: Callable[[Store], T], otherwise: T) -> T:
+        loop = asyncio.get_running_loop()
+        if self._store is None and loop.time() < self._next_try:
+            return otherwise
+        try:
+            return await loop.run_in_executor(self._thread, self._run, work)
+        except StoreError as error:
+            self._counts["store-errors"] = self._counts.get("store-errors", 0) + 1
+            if self._store is None:
+                self._next_try = loop.time() + RETRY_SECONDS
+            if str(error) != self._trouble:  # once for each trouble, not for each write
+                self._trouble = str(error)
+                _log.error("%s; going on from memory", error)
+            return otherwise
+
+    def _run(self, work: Callable[[Store], T]) -> T:
+        if self._store is None:
+            self._store = open_store(self._url)
+        result = work(self._store)
+        self._trouble = ""
+        return result
+
+
+def _put(store: Store, batch: dict[str, Stored], used: dict[str, float]) -> bool:
+    store.put(list(batch.values()))
+    store.touch(used)
+    return True
+
