@@ -1,0 +1,34 @@
+"""What a policy says: TXT records, policy documents, MX host patterns (RFC 8461). No I/O.
+
+    >>> from smtp_sts.policy import Policy, find_record
+    >>> find_record([b"v=STSv1; id=20160831085700Z;"]).id
+    '20160831085700Z'
+    >>> policy = Policy.parse(b"version: STSv1\\nmode: enforce\\nmx: *.example.net\\nmax_age: 86400")
+    >>> policy.matches("mail.example.net"), policy.matches("a.b.example.net")
+    (True, False)
+
+Promises: bytes in, values or precise errors out; the errors are `ValueError`s with a slug, a line
+and a column where they help.
+"""
+
+from smtp_sts.policy.document import MAX_AGE, MAX_SIZE, Mode, Policy
+from smtp_sts.policy.errors import LanguageError, NextHopError, PolicyError, RecordError
+from smtp_sts.policy.nexthop import policy_domain, policy_host, policy_url, record_name
+from smtp_sts.policy.record import Record, find_record
+
+__all__ = [
+    "MAX_AGE",
+    "MAX_SIZE",
+    "LanguageError",
+    "Mode",
+    "NextHopError",
+    "Policy",
+    "PolicyError",
+    "Record",
+    "RecordError",
+    "find_record",
+    "policy_domain",
+    "policy_host",
+    "policy_url",
+    "record_name",
+]

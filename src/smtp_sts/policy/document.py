@@ -1,0 +1,139 @@
+"""Policy documents (RFC 8461 section 3.2). No I/O.
+
+Promises: `Policy.parse` gives a valid policy or raises `PolicyError` with line, column and slug;
+nothing else ever comes out. `Policy.parse(policy.render())` is the identity.
+Example:
+
+    version: STSv1
+    mode: enforce
+    mx: mail.example.com
+    mx: *.example.net
+    max_age: 604800
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal, cast
+
+import msgspec
+
+from smtp_sts.policy import pattern
+from smtp_sts.policy.errors import PolicyError, shown
+
+Mode = Literal["enforce", "testing", "none"]
+
+#: Section 3.3 suggests 64 kilobytes, bytes.
+MAX_SIZE: Final = 64 * 1024
+#: Section 3.2: maximum value of max_age, seconds (a year). More is capped, not refused.
+MAX_AGE: Final = 31557600
+
+_MODES: Final = ("enforce", "testing", "none")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
+_NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """A valid policy. `mx` holds lower-case patterns, each once; `max_age` is in seconds."""
+
+    mode: Mode
+    mx: tuple[str, ...]
+    max_age: int
+    version: str = "STSv1"
+
+    @classmethod
+    def parse(cls, body: bytes) -> Policy:
+        """Read a policy document. Raises PolicyError."""
+        return _parse(body)
+
+    def matches(self, host: str) -> bool:
+        """Whether mail may go to this MX host (section 4.1)."""
+        return any(pattern.matches(p, host) for p in self.mx)
+
+    def lines(self) -> tuple[str, ...]:
+        """The policy as canonical lines, without line ends."""
+        mx = (f"mx: {p}" for p in self.mx)
+        return (f"version: {self.version}", f"mode: {self.mode}", *mx, f"max_age: {self.max_age}")
+
+    def render(self) -> bytes:
+        """The document to publish: CRLF line ends, as section 3.2 has them."""
+        return "".join(f"{line}\r\n" for line in self.lines()).encode("ascii")
+
+
+def _parse(body: bytes) -> Policy:
+    if len(body) > MAX_SIZE:
+        raise PolicyError("policy-too-large", f"{len(body)} bytes; a policy has {MAX_SIZE} at most")
+    if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise PolicyError(
+            "policy-byte-order-mark",
+            "the file begins with a byte-order mark: save it as plain UTF-8 without one",
+            line=1,
+            column=1,
+        )
+    fields: dict[str, tuple[str, int]] = {}
+    mx: dict[str, None] = {}
+    for number, raw in enumerate(body.split(b"\n"), 1):
+        try:
+            line = raw.removesuffix(b"\r").decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise PolicyError(
+                "policy-not-utf8", "not UTF-8", line=number, column=error.start + 1
+            ) from None
+        if control := _CONTROL.search(line):
+            raise PolicyError(
+                "policy-control-character",
+                f"control character {shown(control[0])}",
+                line=number,
+                column=control.start() + 1,
+            )
+        line = line.rstrip(" \t")
+        if not line:
+            continue
+        name, colon, value = line.partition(":")
+        if not colon or not _NAME.fullmatch(name):
+            raise PolicyError(
+                "policy-line", f'{shown(line)} is no "key: value" line', line=number, column=1
+            )
+        value = value.strip(" \t")
+        if name == "mx":
+            try:
+                mx[pattern.check_pattern(value)] = None
+            except ValueError as error:
+                raise PolicyError(
+                    "policy-mx", f"mx {shown(value)} {error}", line=number, column=len(name) + 2
+                ) from None
+        else:
+            fields.setdefault(name, (value, number))  # of duplicates the first counts
+    return _build(fields, tuple(mx))
+
+
+def _build(fields: dict[str, tuple[str, int]], mx: tuple[str, ...]) -> Policy:
+    version, line = _required(fields, "version", "STSv1")
+    if version != "STSv1":
+        raise PolicyError(
+            "policy-version", f"version {shown(version)} is not STSv1", line=line, column=10
+        )
+    mode, line = _required(fields, "mode", "enforce")
+    if mode not in _MODES:
+        raise PolicyError(
+            "policy-mode",
+            f"mode {shown(mode)} is none of enforce, testing, none",
+            line=line,
+            column=7,
+        )
+    age, line = _required(fields, "max_age", "604800")
+    if not _NUMBER.fullmatch(age):
+        raise PolicyError(
+            "policy-max-age", f"max_age {shown(age)} is no number of seconds", line=line, column=10
+        )
+    if not mx and mode != "none":
+        raise PolicyError("policy-no-mx", f"mode {mode} needs an mx line for each MX host")
+    return Policy(cast(Mode, mode), mx, min(int(age), MAX_AGE))
+
+
+def _required(fields: dict[str, tuple[str, int]], name: str, example: str) -> tuple[str, int]:
+    if name not in fields:
+        slug = f"policy-no-{name.replace('_', '-')}"
+        raise PolicyError(slug, f'no {name} line: add "{name}: {example}"')
+    return fields[name]

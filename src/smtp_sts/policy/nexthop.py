@@ -1,0 +1,73 @@
+"""From the next hop an MTA names to the policy domain (RFC 8461 section 3.4). No I/O.
+
+Promises: what `policy_domain` returns is a lower-case A-label host name of two labels or more that
+leaves room for `_mta-sts.` in front; everything else raises `NextHopError`.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import idna
+
+from smtp_sts.policy.errors import NextHopError, shown
+from smtp_sts.policy.pattern import HOST, MAX_NAME
+
+_PLAIN: Final = HOST.fullmatch
+_MAX_DOMAIN: Final = MAX_NAME - len("_mta-sts.")
+_BRACKETS: Final = re.compile(r"\[([^\[\]]*)\](?::[A-Za-z0-9-]+)?", re.ASCII)
+_PORT: Final = re.compile(r":[A-Za-z0-9-]+\Z", re.ASCII)
+#: Longer than any name in U-labels that can be one; keeps idna's work bounded.
+_MAX_KEY: Final = 1024
+
+
+def policy_domain(next_hop: str) -> str:
+    """The policy domain of `example.com`, `example.com:587`, `[relay.example.com]:587` and so on.
+
+    A smart host is its own policy domain and no parent domain is ever asked (section 3.4); address
+    literals and `.parent` keys have none. Raises NextHopError.
+    """
+    name = next_hop
+    if len(name) <= _MAX_DOMAIN and _PLAIN(name) and not name.rpartition(".")[2].isdigit():
+        return name
+    if len(name) > _MAX_KEY:
+        raise NextHopError("next-hop-too-long", f"{shown(name)} is too long for a domain")
+    if name.startswith("["):
+        inside = _BRACKETS.fullmatch(name)
+        if inside is None:
+            raise NextHopError("next-hop-invalid", f"{shown(name)} is no next hop")
+        name = inside[1]
+    elif name.count(":") == 1:
+        name = _PORT.sub("", name)
+    if ":" in name:
+        raise NextHopError("next-hop-address", f"{shown(next_hop)} is an address, not a domain")
+    if name.startswith("."):
+        raise NextHopError("next-hop-parent", f"{shown(next_hop)} names a parent, not a next hop")
+    name = name.removesuffix(".")
+    if not name.isascii():
+        try:
+            name = idna.encode(name, uts46=True).decode("ascii")
+        except (idna.IDNAError, UnicodeError):
+            raise NextHopError("next-hop-invalid", f"{shown(next_hop)} is no domain") from None
+    name = name.lower()
+    if len(name) > _MAX_DOMAIN or not _PLAIN(name):
+        raise NextHopError("next-hop-invalid", f"{shown(next_hop)} is no domain")
+    if name.rpartition(".")[2].isdigit():
+        raise NextHopError("next-hop-address", f"{shown(next_hop)} is an address, not a domain")
+    return name
+
+
+def record_name(domain: str) -> str:
+    """Where the TXT record of a policy domain stands (section 3.1)."""
+    return f"_mta-sts.{domain}"
+
+
+def policy_host(domain: str) -> str:
+    """The policy host of a policy domain (section 3.2)."""
+    return f"mta-sts.{domain}"
+
+
+def policy_url(domain: str) -> str:
+    """Where the policy is served (section 3.2)."""
+    return f"https://{policy_host(domain)}/.well-known/mta-sts.txt"

@@ -1,0 +1,49 @@
+"""MX host patterns (RFC 8461 sections 3.2 and 4.1). No I/O.
+
+Promises: a pattern that `check_pattern` lets through holds nothing but letters, digits, hyphens,
+dots and one leading `*.`, so that it can stand in an MTA's reply (law 5).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_LABEL: Final = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+HOST: Final = re.compile(rf"(?:{_LABEL}\.)+{_LABEL}", re.ASCII)
+MAX_NAME: Final = 253
+
+
+def is_host_name(name: str) -> bool:
+    """Lower-case, two labels or more, letters, digits and hyphens; no IPv4 address."""
+    return (
+        len(name) <= MAX_NAME
+        and HOST.fullmatch(name) is not None
+        and not name.rpartition(".")[2].isdigit()
+    )
+
+
+def check_pattern(text: str) -> str:
+    """The pattern in lower case; raises ValueError with what is wrong with it."""
+    pattern = text.lower() if text.isascii() else text
+    if not pattern:
+        raise ValueError("is empty: name an MX host, or *.domain")
+    if not pattern.isascii():
+        raise ValueError("has U-labels: write the A-label (xn--...)")
+    if pattern.endswith("."):
+        raise ValueError("ends in a dot: leave it out")
+    name = pattern.removeprefix("*.")
+    if "*" in name:
+        raise ValueError('has a "*" that is not the whole left-most label of "*.domain"')
+    if not is_host_name(name):
+        raise ValueError("is no host name: write mail.example.com or *.example.com")
+    return pattern
+
+
+def matches(pattern: str, host: str) -> bool:
+    """Whether an MX host matches a pattern; `*.` stands for exactly one label (section 4.1)."""
+    host = host.removesuffix(".").lower()
+    if pattern.startswith("*."):
+        label, dot, rest = host.partition(".")
+        return bool(label and dot) and rest == pattern[2:]
+    return host == pattern
