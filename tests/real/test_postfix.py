@@ -1,0 +1,141 @@
+"""Real Postfix, real DNS, real TLS: what an operator's mail does with smtp-sts beside it.
+
+Each test is a claim of the product's first page, made of Postfix 3.7 (Debian 12) and Postfix 3.10
+(Debian 13). "Mallory has not seen the message" means: not even its sender was told to her host.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .machine import CannotBuild, missing, root_file_systems
+from .world import INET, QUEUE, SITES, SUITES, World, world
+
+pytestmark = pytest.mark.real
+
+
+def _cannot(reason: str) -> None:
+    """Skip with the reason; in CI that is a failure, lest these tests vanish unseen."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"CI must run real Postfix: {reason}")
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def roots() -> dict[str, Path]:
+    reason = missing()
+    if reason:
+        _cannot(reason)
+    try:
+        return root_file_systems()
+    except CannotBuild as error:
+        _cannot(str(error))
+        raise
+
+
+@pytest.fixture(scope="module", params=sorted(SUITES, reverse=True), ids="postfix-{}".format)
+def postfix(request: pytest.FixtureRequest, roots: dict[str, Path]) -> Iterator[World]:
+    with world(request.param, roots) as made:
+        yield made
+
+
+def taken(postfix: World, recipient: str) -> bool:
+    """Whether the MX host of the recipient's domain has taken the recipient's message."""
+    host = SITES[recipient.partition("@")[2]].mx
+    return any(recipient in event["recipients"] for event in postfix.seen(host, "DATA"))
+
+
+def test_the_version_is_the_one_meant(postfix: World) -> None:
+    assert postfix.in_root("postconf", "-h", "mail_version").startswith(f"{postfix.version}.")
+
+
+@pytest.mark.parametrize("domain", ["enforce.example", "wildcard.example", "socket.example"])
+def test_mail_to_an_enforcing_domain_arrives_over_verified_tls(postfix: World, domain: str) -> None:
+    recipient = postfix.send(domain)
+    outcome = postfix.outcome(recipient)
+    assert outcome.status == "sent", outcome.line
+    assert f": Verified TLS connection established to {SITES[domain].mx}[" in outcome.tls
+    assert taken(postfix, recipient)
+
+
+@pytest.mark.parametrize(
+    "domain", ["stripped.example", "wrong-name.example", "self-signed.example", "expired.example"]
+)
+def test_mallory_at_the_address_of_the_mx_host_gets_nothing(postfix: World, domain: str) -> None:
+    recipient = postfix.send(domain)
+    outcome = postfix.outcome(recipient)
+    mallory = SITES[domain].mx
+    assert outcome.status == "deferred", outcome.line
+    assert outcome.dsn.startswith("4.7."), outcome.line
+    assert postfix.seen(mallory, "EHLO"), "the attack did not take place"
+    assert not postfix.seen(mallory, "MAIL")
+    assert not postfix.seen(mallory, "DATA")
+
+
+def test_an_mx_host_outside_the_policy_gets_nothing(postfix: World) -> None:
+    recipient = postfix.send("outside.example")
+    outcome = postfix.outcome(recipient)
+    assert outcome.status == "deferred", outcome.line
+    if postfix.version == "3.7":  # connects, and finds no name in the certificate that matches
+        assert outcome.dsn == "4.7.5", outcome.line
+    else:  # does not even connect: the host is struck off, and then none is left
+        assert outcome.dsn == "4.3.0", outcome.line
+        struck_off = "MX name 'mx.mallory.example' does not match STS MX pattern"
+        assert any(struck_off in line for line in postfix.maillog())
+        assert not postfix.seen("mx.mallory.example")
+    assert not postfix.seen("mx.mallory.example", "MAIL")
+    assert not postfix.seen("mx.mallory.example", "DATA")
+
+
+def test_a_wildcard_covers_one_label_where_postfix_can_tell(postfix: World) -> None:
+    outcome = postfix.outcome(postfix.send("deep.example"))
+    if postfix.version == "3.7":  # the limit named in docs/postfix.md
+        assert outcome.status == "sent", outcome.line
+    else:  # RFC 8461 section 4.1: the wildcard stands for exactly one label
+        assert outcome.status == "deferred", outcome.line
+        assert not postfix.seen("mx.a.deep.example", "MAIL")
+
+
+@pytest.mark.parametrize(
+    "domain", ["testing.example", "cleartext.example", "none.example", "plain.example"]
+)
+def test_mail_without_an_enforced_policy_flows_as_before(postfix: World, domain: str) -> None:
+    recipient = postfix.send(domain)
+    outcome = postfix.outcome(recipient)
+    assert outcome.status == "sent", outcome.line
+    assert taken(postfix, recipient)
+    encrypted = bool(SITES[domain].certificate)
+    assert bool(outcome.tls) is encrypted, outcome
+
+
+def test_mail_waits_while_the_daemon_is_down_and_leaves_verified_afterwards(
+    postfix: World,
+) -> None:
+    postfix.stop_daemon()
+    try:
+        recipient = postfix.send("waiting.example")
+        outcome = postfix.outcome(recipient)
+        assert outcome.status == "deferred", outcome.line
+        assert outcome.dsn.startswith("4."), outcome.line
+        assert not taken(postfix, recipient)
+    finally:
+        postfix.start_daemon()
+    outcome = postfix.outcome(recipient, "sent")
+    assert ": Verified TLS connection established to mx.waiting.example[" in outcome.tls
+    assert taken(postfix, recipient)
+
+
+@pytest.mark.parametrize("kind", ["inet", "unix"])
+def test_postmap_shows_the_reply(postfix: World, kind: str) -> None:
+    socketmap = INET if kind == "inet" else f"socketmap:unix:/{QUEUE}/smtp-sts/socketmap"
+    verified = "secure match=mx.enforce.example servername=hostname"
+    assert postfix.lookup("enforce.example", f"{socketmap}:postfix") == verified
+    assert postfix.lookup("plain.example", f"{socketmap}:postfix") == ""
+    assert postfix.lookup("testing.example", f"{socketmap}:postfix") == ""
+    with_report = postfix.lookup("enforce.example", f"{socketmap}:postfix-tlsrpt")
+    assert with_report.startswith(f"{verified} policy_type=sts policy_domain=enforce.example ")
+    assert "{ policy_string = mode: enforce }" in with_report
