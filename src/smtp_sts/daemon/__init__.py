@@ -1,0 +1,274 @@
+"""The daemon: a supervisor that owns the sockets, and workers that share them.
+
+Promises: a worker that dies is replaced; SIGHUP re-reads the configuration and, where it is good,
+starts new workers on the same sockets while the old ones finish with their clients; a bad one is
+logged and changes nothing; SIGTERM ends everything within two seconds or so. Trouble with the store
+is logged and does not keep the daemon from answering (law 4: mail must not wait for our disk).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Final, NoReturn
+
+from smtp_sts.config import Address, Config, ConfigError, listeners, load
+from smtp_sts.daemon import peers, sockets, worker
+from smtp_sts.net.https import tls_context
+from smtp_sts.store import StoreError, open_store, repair
+
+MAX_DEFAULT_WORKERS: Final = 4
+#: A worker that dies is started again, after this pause where it died young (seconds).
+RESTART_SECONDS: Final = 1.0
+#: Workers that do not end by themselves are killed after this long (seconds).
+KILL_SECONDS: Final = 4.0
+
+_log = logging.getLogger("smtp_sts")
+
+
+def worker_count(config: Config) -> int:
+    """`[policy] workers`, or one a core, at most 4."""
+    cores = len(os.sched_getaffinity(0))
+    return config.policy.workers or min(cores, MAX_DEFAULT_WORKERS)
+
+
+def set_up_logging(level: str) -> None:
+    """Log to standard error, one line an event."""
+    logging.basicConfig(
+        level=level.upper(), stream=sys.stderr, force=True,
+        format="smtp-sts[%(process)d] %(levelname)s %(message)s",
+    )  # fmt: skip
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def check(config: Config) -> None:
+    """What `parse` cannot see: files, users. Raises ConfigError."""
+    try:
+        tls_context(config.network.ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        raise ConfigError(
+            f"network.ca_file: {config.network.ca_file}: {error.strerror or error}"
+        ) from None
+    sockets.owner_of(config.policy)
+
+
+def serve(config_path: str | None) -> None:
+    """Run the daemon until SIGTERM. Raises ConfigError or ListenError where it cannot start."""
+    config = load(config_path)
+    check(config)
+    set_up_logging(config.log.level)
+    _Supervisor(config_path, config).run()
+
+
+class _Supervisor:
+    def __init__(self, config_path: str | None, config: Config) -> None:
+        self._config_path = config_path
+        self._config = config
+        self._handed = sockets.activated()
+        self._open: dict[Address, socket.socket] = {}
+        self._peers: list[socket.socket] = []
+        self._workers: dict[int, tuple[int, float]] = {}  # pid -> (index, since)
+        self._retired: set[int] = set()
+        self._restarts: list[tuple[float, int]] = []
+        self._signals: set[int] = set()
+        self._wake, self._waker = socket.socketpair()
+
+    def run(self) -> None:
+        self._catch_signals()
+        self._repair_store()
+        if not self._handed:
+            self._listen(self._config)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
+        self._start_all()
+        where = ", ".join(str(address) for address in self._open) or "sockets of systemd"
+        _log.info("ready on %s with %d workers", where, len(self._workers))
+        sockets.notify("READY=1")
+        try:
+            self._loop()
+        finally:
+            sockets.notify("STOPPING=1")
+            self._stop()
+
+    def _catch_signals(self) -> None:
+        for end in (self._wake, self._waker):
+            end.setblocking(False)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda caught, _frame: self._signals.add(caught))
+
+    def _repair_store(self) -> None:
+        try:
+            told = repair(self._config.store.url)
+            if told:
+                _log.error("%s", told)
+            open_store(self._config.store.url).close()
+        except StoreError as error:
+            _log.error("%s; going on from memory: policies will not last", error)
+
+    def _listen(self, config: Config) -> None:
+        wanted = listeners(config)
+        fresh: dict[Address, socket.socket] = {}
+        try:
+            for address in wanted:
+                if address not in self._open:
+                    fresh[address] = sockets.open_listener(address, config.policy)
+        except OSError:
+            for listener in fresh.values():
+                listener.close()
+            sockets.remove_unix(fresh)
+            raise
+        for address in [a for a in self._open if a not in wanted]:
+            self._open.pop(address).close()
+            sockets.remove_unix([address])
+        self._open.update(fresh)
+
+    def _start_all(self) -> None:
+        self._peers = [peers.listener() for _ in range(worker_count(self._config))]
+        for index in range(len(self._peers)):
+            self._fork(index, wait=True)
+
+    def _fork(self, index: int, *, wait: bool = False) -> None:
+        told, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(told)
+            self._be_worker(index, tell)
+        os.close(tell)
+        self._workers[pid] = (index, time.monotonic())
+        if wait:
+            select.select([told], [], [], 10.0)  # ready, or dead: either way something comes
+        os.close(told)
+
+    def _be_worker(self, index: int, tell: int) -> NoReturn:
+        status = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+                signal.signal(number, signal.SIG_DFL)
+            self._wake.close()
+            self._waker.close()
+            _run_loop(self._config, index, [*self._open.values(), *self._handed], self._peers, tell)
+            status = 0
+        except KeyboardInterrupt:
+            status = 0
+        finally:
+            if sys.exc_info()[0] is not None:
+                _log.exception("worker %d broke", index)
+            logging.shutdown()
+            os._exit(status)
+
+    def _loop(self) -> None:
+        while True:
+            pause = max(0.0, min((at for at, _ in self._restarts), default=1e9) - time.monotonic())
+            select.select([self._wake], [], [], min(pause, 60.0))
+            with contextlib.suppress(BlockingIOError):
+                while self._wake.recv(512):
+                    pass
+            caught, self._signals = self._signals, set()
+            if caught & {signal.SIGTERM, signal.SIGINT}:
+                return
+            self._reap()
+            if signal.SIGHUP in caught:
+                self._reload()
+            now = time.monotonic()
+            due = [index for at, index in self._restarts if at <= now]
+            self._restarts = [(at, index) for at, index in self._restarts if at > now]
+            for index in due:
+                self._fork(index)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._retired.discard(pid)
+            gone = self._workers.pop(pid, None)
+            if gone is not None:
+                index, since = gone
+                _log.error(
+                    "worker %d ended by itself (status %d); starting another",
+                    index, os.waitstatus_to_exitcode(status),
+                )  # fmt: skip
+                young = time.monotonic() - since < RESTART_SECONDS
+                self._restarts.append((time.monotonic() + (RESTART_SECONDS if young else 0), index))
+
+    def _reload(self) -> None:
+        sockets.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            config = load(self._config_path)
+            check(config)
+            if not self._handed:
+                self._listen(config)
+        except (ConfigError, OSError) as error:
+            _log.error("configuration not taken, going on with the one before: %s", error)
+        else:
+            self._config = config
+            set_up_logging(config.log.level)
+            self._repair_store()
+            old, self._workers, self._restarts = self._workers, {}, []
+            before = self._peers
+            self._start_all()
+            for pid in old:
+                self._retired.add(pid)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGUSR2)
+            for listener in before:
+                listener.close()
+            _log.info("configuration taken, %d new workers", len(self._workers))
+        sockets.notify("READY=1")
+
+    def _stop(self) -> None:
+        for listener in self._open.values():
+            listener.close()
+        sockets.remove_unix(self._open)
+        waiting = {*self._workers, *self._retired}
+        for pid in waiting:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        until = time.monotonic() + KILL_SECONDS
+        while waiting and time.monotonic() < until:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                time.sleep(0.01)
+            waiting.discard(pid)
+        for pid in waiting:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def _run_loop(
+    config: Config,
+    index: int,
+    open_listeners: list[socket.socket],
+    peer_listeners: list[socket.socket],
+    tell: int,
+) -> None:
+    import asyncio
+
+    def ready() -> None:
+        os.write(tell, b"1")
+        os.close(tell)
+
+    work = worker.run(config, index, open_listeners, peer_listeners, ready)
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(work)
+    else:
+        uvloop.run(work)

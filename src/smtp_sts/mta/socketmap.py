@@ -44,7 +44,7 @@ Decide = Callable[[str], Awaitable[Decision]]
 class Service:
     """What the connections of one process share."""
 
-    __slots__ = ("connections", "counts", "decide", "tasks", "table")
+    __slots__ = ("connections", "counts", "decide", "table", "tasks")
 
     def __init__(self, decide: Decide, table: ReadyTable, counts: dict[str, int]) -> None:
         self.decide = decide

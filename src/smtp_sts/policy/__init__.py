@@ -3,7 +3,7 @@
     >>> from smtp_sts.policy import Policy, find_record
     >>> find_record([b"v=STSv1; id=20160831085700Z;"]).id
     '20160831085700Z'
-    >>> policy = Policy.parse(b"version: STSv1\\nmode: enforce\\nmx: *.example.net\\nmax_age: 86400")
+    >>> policy = Policy.parse(b"version: STSv1\\nmode: enforce\\nmx: *.example.net\\nmax_age: 86")
     >>> policy.matches("mail.example.net"), policy.matches("a.b.example.net")
     (True, False)
 

@@ -332,9 +332,7 @@ def _with(stored: Stored, *, used_at: float) -> Stored:
     )  # fmt: skip
 
 
-def _decision(
-    domain: str, state: _State, stored: Stored, until: float, source: str
-) -> Decision:
+def _decision(domain: str, state: _State, stored: Stored, until: float, source: str) -> Decision:
     policy = state.policy
     assert policy is not None
     return Decision(

@@ -77,8 +77,7 @@ async def discover(
             steps=tuple(steps),
         )
     policy_id = record.id if record is not None else known_id
-    found = await _fetch(domain, reach, policy_id, steps)
-    return found
+    return await _fetch(domain, reach, policy_id, steps)
 
 
 async def _find_record(
@@ -131,9 +130,7 @@ async def _fetch(domain: str, reach: Reach, policy_id: str, steps: list[Step]) -
         return Found("failed", "sts-policy-invalid", detail, fetch_failed=True, steps=tuple(steps))
     text = f"mode {policy.mode}, for {policy.max_age} s, MX hosts {', '.join(policy.mx) or 'none'}"
     steps.append(Step("policy", True, text))
-    return Found(
-        "policy", "policy-found", policy=policy, policy_id=policy_id, steps=tuple(steps)
-    )
+    return Found("policy", "policy-found", policy=policy, policy_id=policy_id, steps=tuple(steps))
 
 
 def _describe(certificate: dict[str, object]) -> str:

@@ -8,12 +8,14 @@ raise for trouble with the store: without one the daemon goes on from memory (la
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, TypeVar
 
-from smtp_sts.store import Store, StoreError, Stored, open_store
+from smtp_sts.store import Store, Stored, StoreError, open_store
 
 RETRY_SECONDS: Final = 30.0
 UNSAVED_LIMIT: Final = 100_000
@@ -94,32 +96,27 @@ class Keeper:
             await self._reading.wait()
             self._reading.clear()
             batch, self._reads = self._reads, {}
-            found = await self._try(lambda store, batch=batch: store.get(batch), {})  # type: ignore[misc]
+            nothing: dict[str, Stored] = {}
+            found = await self._try(partial(Store.get, domains=list(batch)), nothing)
             for domain, future in batch.items():
                 if not future.done():
                     future.set_result(found.get(domain))
 
     async def _write(self) -> None:
         while True:
-            try:
-                await asyncio.wait_for(
-                    self._wake.wait(), RETRY_SECONDS if self._unsaved else None
-                )
-            except TimeoutError:
-                pass
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), RETRY_SECONDS if self._unsaved else None)
             self._wake.clear()
             batch = {**self._unsaved, **self._writes}
             used, self._used = self._used, {}
             written, self._written = self._written, None
-            if batch and await self._try(lambda store, b=batch: _put(store, b, used), False):  # type: ignore[misc]
+            if await self._try(partial(_write, batch=batch, used=used), False):
                 for domain, stored in batch.items():
                     for kept in (self._writes, self._unsaved):
                         if kept.get(domain) is stored:
                             del kept[domain]
-            elif batch:
+            else:
                 self._keep_unsaved(batch)
-            elif used:
-                await self._try(lambda store, u=used: store.touch(u), None)  # type: ignore[misc]
             if written is not None and not written.done():
                 written.set_result(None)
 
@@ -155,8 +152,7 @@ class Keeper:
         return result
 
 
-def _put(store: Store, batch: dict[str, Stored], used: dict[str, float]) -> bool:
+def _write(store: Store, batch: dict[str, Stored], used: dict[str, float]) -> bool:
     store.put(list(batch.values()))
     store.touch(used)
     return True
-

@@ -1,0 +1,46 @@
+"""`smtp-sts config check` and `smtp-sts config example`."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+
+@click.group()
+def config() -> None:
+    """Check the configuration, or print one that explains itself."""
+
+
+@config.command()
+def example() -> None:
+    """Print a commented configuration that holds every default."""
+    from smtp_sts.config import EXAMPLE
+
+    click.echo(EXAMPLE, nl=False)
+
+
+@config.command()
+@click.pass_obj
+def check(config_path: str | None) -> None:
+    """Read the configuration as the daemon would; status 2 where it would refuse it."""
+    from smtp_sts import daemon
+    from smtp_sts.config import ConfigError, find_path, listeners, load
+    from smtp_sts.store import StoreError, open_store
+
+    try:
+        loaded = load(config_path)
+        daemon.check(loaded)
+    except ConfigError as error:
+        click.echo(f"smtp-sts: {error}", err=True)
+        sys.exit(2)
+    click.echo(f"configuration: {find_path(config_path) or 'defaults, no file'}: good")
+    click.echo(f"listens on:    {', '.join(map(str, listeners(loaded)))}")
+    click.echo(f"workers:       {daemon.worker_count(loaded)}")
+    try:
+        store = open_store(loaded.store.url)
+        click.echo(f"store:         {store.path}, {store.count()} policies")
+        store.close()
+    except StoreError as error:
+        click.echo(f"smtp-sts: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,228 @@
+"""Each domain has one worker that discovers, rechecks and refreshes it; the others ask that one.
+
+So there is one fetch for a domain however many ask and whichever worker they reach, and one place
+that knows of its failures. Promises: `decide` falls back to this worker's own resolver where the
+owner cannot be reached. The workers of one daemon talk over unix sockets in the abstract name
+space, which take connections of the same user only.
+
+On the wire: a length of 4 bytes, then msgpack of `Call` or `Reply`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Final, Literal, cast
+
+import msgspec
+
+from smtp_sts.resolver import Decision, Resolver
+
+_LENGTH: Final = struct.Struct("!I")
+_log = logging.getLogger(__name__)
+
+
+class Call(msgspec.Struct, frozen=True, array_like=True):
+    """`forget` wants no reply."""
+
+    number: int
+    what: Literal["decide", "refresh", "forget"]
+    domain: str
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """`decision` is None for `refresh`."""
+
+    number: int
+    decision: Decision | None
+
+
+_calls: Final = msgspec.msgpack.Decoder(Call)
+_replies: Final = msgspec.msgpack.Decoder(Reply)
+
+
+def listener() -> socket.socket:
+    """A listening socket in the abstract name space, for one worker."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.bind("")  # autobind, unix(7)
+    sock.listen(64)
+    sock.setblocking(False)
+    return sock
+
+
+class _Link(asyncio.Protocol):
+    """A connection between two workers, either end."""
+
+    def __init__(self, take: Callable[[bytes, _Link], None], lost: Callable[[], None]) -> None:
+        self._take = take
+        self._lost = lost
+        self._buffer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost()
+
+    def send(self, message: Call | Reply) -> None:
+        data = msgspec.msgpack.encode(message)
+        if not self.transport.is_closing():
+            self.transport.write(_LENGTH.pack(len(data)) + data)
+
+    def data_received(self, data: bytes) -> None:
+        data = self._buffer + data if self._buffer else data
+        position = 0
+        while len(data) - position >= 4:
+            end = position + 4 + _LENGTH.unpack_from(data, position)[0]
+            if len(data) < end:
+                break
+            self._take(data[position + 4 : end], self)
+            position = end
+        self._buffer = data[position:]
+
+
+class Peers:
+    """The workers of one daemon, as one of them sees them."""
+
+    def __init__(self, index: int, listeners: Sequence[socket.socket], resolver: Resolver,
+                 forget: Callable[[str], None]) -> None:  # fmt: skip
+        self._index = index
+        self._addresses = [sock.getsockname() for sock in listeners]
+        self._listener = listeners[index]
+        self._resolver = resolver
+        self._forget = forget
+        self._links: dict[int, _Link] = {}
+        self._waiting: dict[int, tuple[int, asyncio.Future[Decision | None]]] = {}
+        self._numbers = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._locks = [asyncio.Lock() for _ in listeners]
+
+    async def start(self) -> None:
+        """Take calls of the other workers."""
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._listener.fileno(), self._accept)
+
+    def owner(self, domain: str) -> int:
+        """The worker that a domain belongs to."""
+        return zlib.crc32(domain.encode()) % len(self._addresses)
+
+    async def decide(self, domain: str) -> Decision:
+        """The owner's decision; our own where the owner cannot be reached."""
+        owner = self.owner(domain)
+        if owner != self._index:
+            try:
+                decision = await self._call(owner, "decide", domain)
+                if decision is not None:
+                    return decision
+            except OSError as error:
+                _log.debug("worker %d cannot be reached: %s", owner, error)
+        return await self._resolver.decide(domain)
+
+    async def refresh(self, domain: str) -> None:
+        """Have the owner fetch the policy anew."""
+        owner = self.owner(domain)
+        if owner != self._index:
+            try:
+                await self._call(owner, "refresh", domain)
+                return
+            except OSError as error:
+                _log.debug("worker %d cannot be reached: %s", owner, error)
+        await self._resolver.refresh(domain)
+
+    def changed(self, domain: str) -> None:
+        """Our resolver has a new decision for a domain: ready replies to it are void everywhere."""
+        self._forget(domain)
+        for index in range(len(self._addresses)):
+            if index != self._index:
+                task = asyncio.ensure_future(self._tell(index, domain))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    def close(self) -> None:
+        """Take no more calls."""
+        asyncio.get_running_loop().remove_reader(self._listener.fileno())
+        for link in list(self._links.values()):
+            link.transport.abort()
+
+    async def _tell(self, index: int, domain: str) -> None:
+        try:
+            (await self._link(index)).send(Call(next(self._numbers), "forget", domain))
+        except OSError as error:
+            # Its table forgets by itself when the replies' time is over.
+            _log.debug("worker %d cannot be reached: %s", index, error)
+
+    async def _call(
+        self, index: int, what: Literal["decide", "refresh"], domain: str
+    ) -> Decision | None:
+        link = await self._link(index)
+        number = next(self._numbers)
+        future: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = (index, future)
+        try:
+            link.send(Call(number, what, domain))
+            return await future
+        finally:
+            del self._waiting[number]
+
+    async def _link(self, index: int) -> _Link:
+        async with self._locks[index]:
+            link = self._links.get(index)
+            if link is None or link.transport.is_closing():
+                _, link = await asyncio.get_running_loop().create_unix_connection(
+                    lambda: _Link(self._take_reply, lambda: self._lost(index)),
+                    self._addresses[index],
+                )
+                self._links[index] = link
+            return link
+
+    def _lost(self, index: int) -> None:
+        self._links.pop(index, None)
+        for owner, future in list(self._waiting.values()):
+            if owner == index and not future.done():
+                future.set_exception(ConnectionResetError("the worker has gone"))
+
+    def _take_reply(self, data: bytes, _link: _Link) -> None:
+        reply = _replies.decode(data)
+        _, future = self._waiting.get(reply.number, (0, None))
+        if future is not None and not future.done():
+            future.set_result(reply.decision)
+
+    def _accept(self) -> None:
+        try:
+            sock, _ = self._listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        if struct.unpack("3i", credentials)[1] != os.getuid():
+            sock.close()
+            return
+        sock.setblocking(False)
+        self._run(self._attach(sock))
+
+    async def _attach(self, sock: socket.socket) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: _Link(self._take_call, lambda: None), sock
+        )
+
+    def _take_call(self, data: bytes, link: _Link) -> None:
+        self._run(self._serve(_calls.decode(data), link))
+
+    async def _serve(self, call: Call, link: _Link) -> None:
+        if call.what == "forget":
+            self._forget(call.domain)
+        elif call.what == "refresh":
+            await self._resolver.refresh(call.domain)
+            link.send(Reply(call.number, None))
+        else:
+            link.send(Reply(call.number, await self._resolver.decide(call.domain)))
+
+    def _run(self, work: object) -> None:
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,122 @@
+"""Listening sockets: TCP, unix with mode and owner, and those systemd hands over.
+
+Promises: a stale unix socket is replaced, one that somebody still serves is not; what cannot be
+opened is a `ListenError` that says which address and what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import grp
+import os
+import pwd
+import socket
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from smtp_sts.config import Address, ConfigError, PolicySection, TcpAddress
+
+BACKLOG: Final = 1024
+#: The first descriptor of systemd socket activation, sd_listen_fds(3).
+_FIRST_FD: Final = 3
+
+
+class ListenError(OSError):
+    """An address that cannot be listened on."""
+
+
+def open_listener(address: Address, settings: PolicySection) -> socket.socket:
+    """A listening, non-blocking socket. Raises ListenError."""
+    try:
+        if isinstance(address, TcpAddress):
+            family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((address.host, address.port))
+        else:
+            listener = _bind_unix(address.path, settings)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        raise ListenError(
+            error.errno, f"cannot listen on {address}: {error.strerror or error}"
+        ) from error
+    return listener
+
+
+def _bind_unix(path: str, settings: PolicySection) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(Path(path).stat().st_mode):
+            raise OSError(0, "there is a file of that name that is no socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(path)
+            except ConnectionRefusedError:
+                Path(path).unlink()  # stale: nobody serves it
+            else:
+                raise OSError(0, "another process serves it")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    owner, group = owner_of(settings)
+    if (owner, group) != (-1, -1):
+        os.chown(path, owner, group)
+    Path(path).chmod(int(settings.socket_mode, 8))
+    return listener
+
+
+def owner_of(settings: PolicySection) -> tuple[int, int]:
+    """User and group id for unix sockets, -1 where nothing is to be changed.
+
+    Raises ConfigError for a name that the system does not know.
+    """
+    owner = group = -1
+    if settings.socket_owner:
+        try:
+            owner = pwd.getpwnam(settings.socket_owner).pw_uid
+        except KeyError:
+            name = settings.socket_owner
+            raise ConfigError(f"policy.socket_owner: no user {name!r} on this system") from None
+    if settings.socket_group:
+        try:
+            group = grp.getgrnam(settings.socket_group).gr_gid
+        except KeyError:
+            name = settings.socket_group
+            raise ConfigError(f"policy.socket_group: no group {name!r} on this system") from None
+    return owner, group
+
+
+def activated() -> list[socket.socket]:
+    """The sockets that systemd hands over (sd_listen_fds(3)); empty without socket activation."""
+    if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
+        return []
+    count = int(os.environ.pop("LISTEN_FDS", "0"))
+    found = [socket.socket(fileno=fd) for fd in range(_FIRST_FD, _FIRST_FD + count)]
+    for listener in found:
+        listener.setblocking(False)
+        listener.set_inheritable(False)
+    return found
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it wants to know (sd_notify(3)), for example `READY=1`."""
+    path = os.environ.get("NOTIFY_SOCKET", "")
+    if path:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
+            with contextlib.suppress(OSError):  # nobody listens: not our trouble
+                link.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+
+
+def remove_unix(addresses: Iterable[Address]) -> None:
+    """Take the paths of unix sockets away."""
+    for address in addresses:
+        if not isinstance(address, TcpAddress):
+            with contextlib.suppress(OSError):
+                Path(address.path).unlink()

@@ -1,0 +1,168 @@
+"""One worker process: its connections, its resolver, and for the first one the background work.
+
+Promises: SIGTERM answers what was asked, saves what waits and ends within two seconds; SIGUSR2
+(retire, after a reload) takes no new connections and goes when the last client has gone. No input
+ends the process. Must not: open listening sockets (the supervisor's part).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from smtp_sts.config import Config, nameservers
+from smtp_sts.daemon.peers import Peers
+from smtp_sts.mta.ready import ReadyTable
+from smtp_sts.mta.socketmap import Service, Socketmap
+from smtp_sts.net.dns import Dns, system_nameservers
+from smtp_sts.net.https import tls_context
+from smtp_sts.resolver import Keeper, Reach, Resolver
+
+#: How often the first worker looks for policies that are due, and how many it takes, at most so
+#: many at once.
+BACKGROUND_SECONDS: Final = 5.0
+BACKGROUND_BATCH: Final = 100
+BACKGROUND_PARALLEL: Final = 10
+PRUNE_SECONDS: Final = 3600.0
+#: A drain ends after so long even where clients or discoveries do not.
+DRAIN_SECONDS: Final = 1.5
+#: A retired worker waits for its clients: Postfix drops any connection after 100 s.
+RETIRE_SECONDS: Final = 110.0
+DAY: Final = 86400.0
+
+_log = logging.getLogger(__name__)
+
+
+async def run(
+    config: Config,
+    index: int,
+    listeners: Sequence[socket.socket],
+    peer_listeners: Sequence[socket.socket],
+    ready: Callable[[], None],
+) -> None:
+    """Serve until a signal says otherwise; `ready` is called when connections are taken."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    retired = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    loop.add_signal_handler(signal.SIGUSR2, retired.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+
+    counts: dict[str, int] = {}
+    table = ReadyTable(config.policy.ready_replies)
+    keeper = Keeper(config.store.url, counts)
+    dns = Dns(
+        nameservers(config) or system_nameservers(),
+        timeout=config.dns.timeout,
+        trust_ad=config.dns.trust_ad,
+    )
+    reach = Reach(
+        dns,
+        tls_context(config.network.ca_file),
+        config.network.https_port,
+        config.network.allow_private_addresses,
+        config.network.fetch_timeout,
+    )
+    resolver = Resolver(
+        config.policy, reach, keeper, counts, on_change=lambda domain: peers.changed(domain)
+    )
+    peers = Peers(index, peer_listeners, resolver, table.forget)
+    await peers.start()
+    service = Service(peers.decide, table, counts)
+    for listener in listeners:
+        _accept_on(loop, listener, service)
+    background = asyncio.create_task(_background(config, keeper, peers)) if index == 0 else None
+    ready()
+
+    waits = [asyncio.create_task(ended.wait()), asyncio.create_task(retired.wait())]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for listener in listeners:
+        loop.remove_reader(listener.fileno())
+    if background is not None:
+        background.cancel()
+    if not ended.is_set():
+        await _until_idle(service, ended)
+    await _drain(service)
+    for task in (*waits, background):
+        if task is not None:
+            task.cancel()
+    peers.close()
+    await resolver.close()
+    await keeper.close()
+    if counts:
+        _log.info(
+            "worker %d counted: %s", index, ", ".join(f"{k} {n}" for k, n in sorted(counts.items()))
+        )
+
+
+def _accept_on(loop: asyncio.AbstractEventLoop, listener: socket.socket, service: Service) -> None:
+    tasks: set[asyncio.Task[object]] = set()
+
+    def accept() -> None:
+        # One at a time, so that the workers share a burst of connections instead of the first
+        # one taking all.
+        try:
+            sock, _ = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no descriptors left: those waiting are taken a little later
+            service.count("accept-errors")
+            _log.error("cannot take a connection: %s", error.strerror)
+            loop.remove_reader(listener.fileno())
+            loop.call_later(0.2, loop.add_reader, listener.fileno(), accept)
+            return
+        sock.setblocking(False)
+        if sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        task: asyncio.Task[object] = asyncio.ensure_future(
+            loop.connect_accepted_socket(lambda: Socketmap(service), sock)
+        )
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_reader(listener.fileno(), accept)
+
+
+async def _until_idle(service: Service, ended: asyncio.Event) -> None:
+    until = time.monotonic() + RETIRE_SECONDS
+    while service.connections and not ended.is_set() and time.monotonic() < until:
+        await asyncio.sleep(0.2)
+
+
+async def _drain(service: Service) -> None:
+    for connection in list(service.connections):
+        connection.drain()
+    until = time.monotonic() + DRAIN_SECONDS
+    while service.connections and time.monotonic() < until:
+        await asyncio.sleep(0.02)
+
+
+async def _background(config: Config, keeper: Keeper, peers: Peers) -> None:
+    """Refresh what is due and delete what is no longer used, for as long as the worker lives."""
+    places = asyncio.Semaphore(BACKGROUND_PARALLEL)
+    pruned = 0.0
+
+    async def refresh(domain: str) -> None:
+        async with places:
+            await peers.refresh(domain)
+
+    while True:
+        now = time.time()
+        due = await keeper.due(now, BACKGROUND_BATCH)
+        if due:
+            for result in await asyncio.gather(*map(refresh, due), return_exceptions=True):
+                if isinstance(result, Exception):
+                    _log.error("background refresh broke", exc_info=result)
+        if time.monotonic() - pruned > PRUNE_SECONDS or not pruned:
+            pruned = time.monotonic()
+            gone = await keeper.prune(now, now - config.policy.unused_days * DAY)
+            if gone:
+                _log.info("deleted %d policies that are expired or unused", gone)
+        if len(due) < BACKGROUND_BATCH:
+            await asyncio.sleep(BACKGROUND_SECONDS)

@@ -1,0 +1,189 @@
+"""DNS messages, the part of them that we ask and read (RFC 1035, RFC 6891). No I/O.
+
+Why not dnspython: it costs about 0.9 ms a query, this about 0.05 ms; the tests hold it against
+dnspython. Promises: arbitrary bytes give a `Message` or raise `WireError`, in bounded time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from typing import Final
+
+import msgspec
+
+A: Final = 1
+CNAME: Final = 5
+MX: Final = 15
+TXT: Final = 16
+AAAA: Final = 28
+
+NOERROR: Final = 0
+SERVFAIL: Final = 2
+NXDOMAIN: Final = 3
+
+#: What we say we take over UDP: no fragments on the usual path (DNS flag day 2020), bytes.
+UDP_SIZE: Final = 1232
+#: CNAMEs followed within one answer.
+MAX_CHAIN: Final = 8
+
+#: A: text; AAAA: text; TXT: the character-strings joined; MX: (preference, host); else raw.
+Rdata = str | bytes | tuple[int, str]
+
+_HEADER: Final = struct.Struct("!6H")
+_RR: Final = struct.Struct("!2HIH")
+
+
+class WireError(ValueError):
+    """These bytes are no DNS message that answers our question."""
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A response. `name` is the owner after the CNAMEs of the answer, `ttl` the least, seconds."""
+
+    rcode: int
+    truncated: bool
+    ad: bool
+    name: str
+    records: tuple[Rdata, ...]
+    ttl: int
+
+
+def encode_name(name: str) -> bytes:
+    """A domain name on the wire. Raises WireError where it cannot be one."""
+    out = b""
+    for label in name.removesuffix(".").split("."):
+        raw = label.encode("ascii", "replace")
+        if not 0 < len(raw) < 64:
+            raise WireError(f"label of {len(raw)} bytes")
+        out += bytes((len(raw),)) + raw
+    if len(out) > 254:
+        raise WireError(f"name of {len(out)} bytes")
+    return out + b"\0"
+
+
+def query(message_id: int, name: str, rrtype: int) -> bytes:
+    """A recursive question with EDNS0; the AD bit asks for the AD bit (RFC 6840 section 5.7)."""
+    return (
+        _HEADER.pack(message_id, 0x0120, 1, 0, 0, 1)
+        + encode_name(name)
+        + struct.pack("!2H", rrtype, 1)
+        + b"\0"
+        + _RR.pack(41, UDP_SIZE, 0, 0)
+    )
+
+
+def _name(data: bytes, position: int) -> tuple[str, int]:
+    labels: list[str] = []
+    end = -1
+    length = 0
+    while True:
+        if position >= len(data):
+            raise WireError("name runs past the end")
+        size = data[position]
+        if size == 0:
+            position += 1
+            break
+        if size & 0xC0 == 0xC0:
+            if position + 1 >= len(data):
+                raise WireError("pointer runs past the end")
+            target = (size & 0x3F) << 8 | data[position + 1]
+            end = position + 2 if end < 0 else end
+            if target >= position:  # only backwards: a loop cannot be made
+                raise WireError("pointer does not point back")
+            position = target
+            continue
+        if size & 0xC0:
+            raise WireError("unknown label type")
+        length += size + 1
+        if length > 254:
+            raise WireError("name over 255 bytes")
+        label = data[position + 1 : position + 1 + size]
+        if len(label) < size:
+            raise WireError("label runs past the end")
+        labels.append(label.decode("latin-1").lower())
+        position += 1 + size
+    return ".".join(labels), end if end >= 0 else position
+
+
+def _rdata(data: bytes, start: int, length: int, rrtype: int) -> Rdata:
+    raw = data[start : start + length]
+    if rrtype == A:
+        if length != 4:
+            raise WireError("A of other than 4 bytes")
+        return ".".join(map(str, raw))
+    if rrtype == AAAA:
+        if length != 16:
+            raise WireError("AAAA of other than 16 bytes")
+        return str(ipaddress.IPv6Address(raw))
+    if rrtype == TXT:
+        strings, position = [], 0
+        while position < length:
+            size = raw[position]
+            if position + 1 + size > length:
+                raise WireError("TXT string runs past the end")
+            strings.append(raw[position + 1 : position + 1 + size])
+            position += 1 + size
+        # RFC 8461 section 3.1: strings are joined "without adding spaces".
+        return b"".join(strings)
+    if rrtype == MX:
+        if length < 3:
+            raise WireError("MX of less than 3 bytes")
+        host, end = _name(data, start + 2)
+        if end != start + length:
+            raise WireError("MX of wrong length")
+        return (raw[0] << 8 | raw[1], host)
+    return raw
+
+
+def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
+    """The response to a question; raises WireError where it is none, or belongs to another."""
+    if len(data) < 12:
+        raise WireError("shorter than a header")
+    got_id, flags, questions, answers, _, _ = _HEADER.unpack_from(data)
+    if got_id != message_id or not flags & 0x8000 or flags & 0x7800 or questions != 1:
+        raise WireError("not the response to this question")
+    asked, position = _name(data, 12)
+    if position + 4 > len(data):
+        raise WireError("question runs past the end")
+    if asked != name.removesuffix(".").lower() or data[position : position + 4] != struct.pack(
+        "!2H", rrtype, 1
+    ):
+        raise WireError("response to another question")
+    position += 4
+    truncated = bool(flags & 0x0200)
+    found: dict[str, list[tuple[int, Rdata]]] = {}
+    aliases: dict[str, tuple[str, int]] = {}
+    for _ in range(0 if truncated else answers):
+        owner, position = _name(data, position)
+        if position + 10 > len(data):
+            raise WireError("record runs past the end")
+        kind, rrclass, ttl, length = _RR.unpack_from(data, position)
+        position += 10
+        if position + length > len(data):
+            raise WireError("record data runs past the end")
+        ttl = 0 if ttl & 0x80000000 else ttl  # RFC 2181 section 8
+        if rrclass == 1 and kind == rrtype:
+            found.setdefault(owner, []).append((ttl, _rdata(data, position, length, kind)))
+        elif rrclass == 1 and kind == CNAME:
+            target, end = _name(data, position)
+            if end != position + length:
+                raise WireError("CNAME of wrong length")
+            aliases[owner] = (target, ttl)
+        position += length
+    owner, ttls = asked, []
+    for _ in range(MAX_CHAIN):
+        if owner in found or owner not in aliases:
+            break
+        owner, ttl = aliases[owner]
+        ttls.append(ttl)
+    records = found.get(owner, [])
+    ttls += [ttl for ttl, _ in records]
+    return Message(
+        rcode=flags & 0x000F,
+        truncated=truncated,
+        ad=bool(flags & 0x0020),
+        name=owner,
+        records=tuple(rdata for _, rdata in records),
+        ttl=min(ttls, default=0),
+    )
