@@ -109,9 +109,10 @@ def notify(state: str) -> None:
     """Tell systemd, if it wants to know (sd_notify(3)), for example `READY=1`."""
     path = os.environ.get("NOTIFY_SOCKET", "")
     if path:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link:
-            with contextlib.suppress(OSError):  # nobody listens: not our trouble
-                link.sendto(state.encode(), "\0" + path[1:] if path.startswith("@") else path)
+        address = "\0" + path[1:] if path.startswith("@") else path
+        # Nobody listens there: not our trouble.
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as link, contextlib.suppress(OSError):
+            link.sendto(state.encode(), address)
 
 
 def remove_unix(addresses: Iterable[Address]) -> None:

@@ -8,6 +8,7 @@ ends the process. Must not: open listening sockets (the supervisor's part).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -15,13 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from smtp_sts.config import Config, nameservers
+from smtp_sts.config import Config
 from smtp_sts.daemon.peers import Peers
+from smtp_sts.mta.lookup import reach_of
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.socketmap import Service, Socketmap
-from smtp_sts.net.dns import Dns, system_nameservers
-from smtp_sts.net.https import tls_context
-from smtp_sts.resolver import Keeper, Reach, Resolver
+from smtp_sts.resolver import Keeper, Resolver
 
 #: How often the first worker looks for policies that are due, and how many it takes, at most so
 #: many at once.
@@ -57,22 +57,10 @@ async def run(
     counts: dict[str, int] = {}
     table = ReadyTable(config.policy.ready_replies)
     keeper = Keeper(config.store.url, counts)
-    dns = Dns(
-        nameservers(config) or system_nameservers(),
-        timeout=config.dns.timeout,
-        trust_ad=config.dns.trust_ad,
-    )
-    reach = Reach(
-        dns,
-        tls_context(config.network.ca_file),
-        config.network.https_port,
-        config.network.allow_private_addresses,
-        config.network.fetch_timeout,
-    )
-    resolver = Resolver(
-        config.policy, reach, keeper, counts, on_change=lambda domain: peers.changed(domain)
-    )
+    reach = reach_of(config)
+    resolver = Resolver(config.policy, reach, keeper, counts, on_change=table.forget)
     peers = Peers(index, peer_listeners, resolver, table.forget)
+    resolver.on_change = peers.changed
     await peers.start()
     service = Service(peers.decide, table, counts)
     for listener in listeners:
@@ -130,17 +118,18 @@ def _accept_on(loop: asyncio.AbstractEventLoop, listener: socket.socket, service
 
 
 async def _until_idle(service: Service, ended: asyncio.Event) -> None:
-    until = time.monotonic() + RETIRE_SECONDS
-    while service.connections and not ended.is_set() and time.monotonic() < until:
-        await asyncio.sleep(0.2)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(RETIRE_SECONDS):
+            waits = [asyncio.create_task(service.idle.wait()), asyncio.create_task(ended.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def _drain(service: Service) -> None:
     for connection in list(service.connections):
         connection.drain()
-    until = time.monotonic() + DRAIN_SECONDS
-    while service.connections and time.monotonic() < until:
-        await asyncio.sleep(0.02)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await service.idle.wait()
 
 
 async def _background(config: Config, keeper: Keeper, peers: Peers) -> None:

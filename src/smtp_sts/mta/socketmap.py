@@ -44,13 +44,16 @@ Decide = Callable[[str], Awaitable[Decision]]
 class Service:
     """What the connections of one process share."""
 
-    __slots__ = ("connections", "counts", "decide", "table", "tasks")
+    __slots__ = ("connections", "counts", "decide", "idle", "table", "tasks")
 
     def __init__(self, decide: Decide, table: ReadyTable, counts: dict[str, int]) -> None:
         self.decide = decide
         self.table = table
         self.counts = counts
         self.connections: set[Socketmap] = set()
+        #: set while there is no connection
+        self.idle = asyncio.Event()
+        self.idle.set()
         self.tasks: set[asyncio.Task[None]] = set()
 
     def count(self, name: str) -> None:
@@ -101,10 +104,13 @@ class Socketmap(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self._write = self._transport.write
         self._service.connections.add(self)
+        self._service.idle.clear()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is gone; what still waits for a discovery goes on for the others."""
         self._service.connections.discard(self)
+        if not self._service.connections:
+            self._service.idle.set()
         self._pending.clear()
         self._closing = True
 

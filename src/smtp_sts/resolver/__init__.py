@@ -78,7 +78,8 @@ class Resolver:
         self.reach = reach
         self._keeper = keeper
         self._counts = counts
-        self._on_change = on_change
+        #: called with a domain whose decision has changed
+        self.on_change = on_change
         self._clock = clock
         self._states: OrderedDict[str, _State] = OrderedDict()
         self._places = asyncio.Semaphore(settings.max_lookups)
@@ -273,7 +274,7 @@ class Resolver:
             return _decision(domain, state, live, min(live.expires_at, state.next_check), "cache")
         if state.stored is not None:
             state.stored = state.policy = None
-            self._on_change(domain)
+            self.on_change(domain)
         if (found.reason, found.detail) != (state.reason, state.detail):
             level = logging.DEBUG if found.reason == "no-record" else logging.INFO
             _log.log(level, "%s: no policy (%s): %s", domain, found.reason, found.detail)
@@ -314,7 +315,7 @@ class Resolver:
                 "%s: policy %s, mode %s, max_age %d", domain, found.policy_id, policy.mode,
                 policy.max_age,
             )  # fmt: skip
-        self._on_change(domain)
+        self.on_change(domain)
         until = min(stored.expires_at, state.next_check)
         return _decision(domain, state, stored, until, "network")
 

@@ -1,0 +1,99 @@
+"""The lab's certificate authority: servers' certificates, good ones and every bad one mallory has.
+
+Promises: ECDSA P-256 keys, made in memory; each certificate in one PEM file with its key, in the
+directory given. Must not: make anything that a system outside the lab would trust.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from pathlib import Path
+from typing import Final, Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+Variant = Literal["good", "expired", "not-yet", "self-signed", "other-name"]
+
+#: The name in certificates of the variant `other-name`.
+OTHER_NAME: Final = "mallory.example"
+_DAY: Final = datetime.timedelta(days=1)
+_PERIODS: Final = {"expired": (-30, -1), "not-yet": (1, 30)}
+
+
+def _name(common: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common[:64])])
+
+
+class Authority:
+    """A certificate authority; `ca_file` is the PEM file that its believers trust."""
+
+    def __init__(self, home: Path) -> None:
+        """Make the key, and the certificate in `home`, an existing directory."""
+        self._home = home
+        self._contexts: dict[tuple[tuple[str, ...], Variant], ssl.SSLContext] = {}
+        self._now = datetime.datetime.now(datetime.UTC)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        name = _name("Lab CA")
+        self._certificate = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(self._key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self._now - 400 * _DAY)
+            .not_valid_after(self._now + 400 * _DAY)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+        self.ca_file = home / "ca.pem"
+        self.ca_file.write_bytes(self._certificate.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, *names: str, variant: Variant = "good") -> Path:
+        """A PEM file with a certificate for `names` (the variant may say otherwise) and its key."""
+        names = (OTHER_NAME,) if variant == "other-name" else names
+        key = ec.generate_private_key(ec.SECP256R1())
+        begin, end = _PERIODS.get(variant, (-30, 30))
+        alone = variant == "self-signed"
+        issuer_key = key if alone else self._key
+        certificate = (
+            x509.CertificateBuilder()
+            .subject_name(_name(names[0]))
+            .issuer_name(_name(names[0]) if alone else self._certificate.subject)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(self._now + begin * _DAY)
+            .not_valid_after(self._now + end * _DAY)
+            .add_extension(
+                x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
+                critical=False,
+            )
+            .sign(issuer_key, hashes.SHA256())
+        )
+        path = self._home / f"{certificate.serial_number:x}.pem"
+        path.write_bytes(
+            certificate.public_bytes(serialization.Encoding.PEM)
+            + key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        return path
+
+    def server_context(self, *names: str, variant: Variant = "good") -> ssl.SSLContext:
+        """A server's TLS context for `names`; asked again, the same one."""
+        if (names, variant) not in self._contexts:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.issue(*names, variant=variant))
+            self._contexts[names, variant] = context
+        return self._contexts[names, variant]

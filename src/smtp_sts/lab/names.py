@@ -1,0 +1,180 @@
+"""The lab's DNS: one server on UDP and TCP that answers for the whole small Internet.
+
+Promises: answers as a validating-or-not resolver would (RA set, AD clear, CNAMEs followed), with
+the defects it is told to have; every answer is rendered once, so thousands of names are cheap.
+Must not: ask any other server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections import Counter
+from typing import Final, Literal, cast
+
+import dns.exception
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import dns.rrset
+
+#: `truncated`: TC over UDP, whole over TCP. `cut`: TC over UDP, and TCP closes unanswered.
+Defect = Literal["servfail", "nxdomain", "timeout", "truncated", "cut"]
+
+TTL: Final = 60
+_CHAIN: Final = 8
+
+
+def _key(name: str) -> str:
+    return name.rstrip(".").lower()
+
+
+class Names:
+    """Records by (name, type) as text, and defects by name; `address` is where it answers."""
+
+    def __init__(self) -> None:
+        """Know no name, and listen nowhere yet."""
+        self.address: tuple[str, int] = ("127.0.0.1", 0)
+        #: How often each (name, type) was asked for.
+        self.queries: Counter[tuple[str, str]] = Counter()
+        self._records: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._known: Counter[str] = Counter()
+        self._defects: dict[tuple[str, str], Defect] = {}
+        self._rendered: dict[bytes, tuple[tuple[str, str], bytes, bytes]] = {}
+        self._udp: asyncio.DatagramTransport | None = None
+        self._tcp: asyncio.Server | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+
+    def put(self, name: str, rrtype: str, *texts: str) -> None:
+        """Make `texts` (presentation format, TXT in quotes) the whole RRset of a name."""
+        self.drop(name, rrtype)
+        self._records[_key(name), rrtype] = texts
+        self._known[_key(name)] += 1
+
+    def drop(self, name: str, rrtype: str) -> None:
+        """Forget an RRset."""
+        if self._records.pop((_key(name), rrtype), None) is not None:
+            self._known[_key(name)] -= 1
+        self._rendered.clear()
+
+    def spoil(self, name: str, defect: Defect, rrtype: str = "*") -> None:
+        """Answer every (or one) type of a name with a defect."""
+        self._defects[_key(name), rrtype] = defect
+        self._rendered.clear()
+
+    def mend(self, name: str, rrtype: str = "*") -> None:
+        """Take a defect away."""
+        self._defects.pop((_key(name), rrtype), None)
+        self._rendered.clear()
+
+    async def start(self, host: str = "127.0.0.1") -> None:
+        """Listen on one free port, UDP and TCP. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        for last in (False,) * 9 + (True,):
+            self._tcp = await asyncio.start_server(self._serve_tcp, host, 0)
+            port = self._tcp.sockets[0].getsockname()[1]
+            try:
+                self._udp, _ = await loop.create_datagram_endpoint(
+                    lambda: _Udp(self), local_addr=(host, port)
+                )
+            except OSError:
+                self._tcp.close()
+                if last:
+                    raise
+            else:
+                self.address = (host, port)
+                return
+
+    async def close(self) -> None:
+        """Stop answering."""
+        if self._udp:
+            self._udp.close()
+        if self._tcp:
+            self._tcp.close()
+            for writer in list(self._open):
+                writer.close()
+            await self._tcp.wait_closed()
+
+    def answer(self, query: bytes, *, udp: bool) -> bytes | None:
+        """The answer to a message, or None for silence."""
+        if len(query) < 12:
+            return None
+        if query[2:] not in self._rendered:
+            try:
+                self._rendered[query[2:]] = self._render(query)
+            except dns.exception.DNSException:
+                return None
+        asked, small, whole = self._rendered[query[2:]]
+        self.queries[asked] += 1
+        found = small if udp else whole
+        return query[:2] + found if found else None
+
+    def _render(self, query: bytes) -> tuple[tuple[str, str], bytes, bytes]:
+        message = dns.message.from_wire(query)
+        question = message.question[0]
+        name, rrtype = _key(question.name.to_text()), dns.rdatatype.to_text(question.rdtype)
+        reply = dns.message.make_response(message, recursion_available=True)
+        defect = self._defects.get((name, "*")) or self._defects.get((name, rrtype))
+        if defect == "timeout":
+            return (name, rrtype), b"", b""
+        if defect == "servfail":
+            reply.set_rcode(dns.rcode.SERVFAIL)
+        elif defect == "nxdomain":
+            reply.set_rcode(dns.rcode.NXDOMAIN)
+        else:
+            self._fill(reply, name, rrtype)
+        whole = reply.to_wire(max_size=65535)[2:]
+        cut = dns.message.make_response(message, recursion_available=True)
+        cut.flags |= dns.flags.TC
+        limit = max(512, message.payload if message.edns >= 0 else 0)
+        if defect in ("truncated", "cut") or len(whole) + 2 > limit:
+            return (name, rrtype), cut.to_wire()[2:], b"" if defect == "cut" else whole
+        return (name, rrtype), whole, whole
+
+    def _fill(self, reply: dns.message.Message, name: str, rrtype: str) -> None:
+        for _ in range(_CHAIN):
+            owner = dns.name.from_text(name)
+            if texts := self._records.get((name, rrtype)):
+                reply.answer.append(dns.rrset.from_text_list(owner, TTL, "IN", rrtype, texts))
+                return
+            target = self._records.get((name, "CNAME"))
+            if not target:
+                if not self._known[name]:
+                    reply.set_rcode(dns.rcode.NXDOMAIN)
+                return
+            reply.answer.append(dns.rrset.from_text_list(owner, TTL, "IN", "CNAME", target))
+            name = _key(target[0])
+        reply.set_rcode(dns.rcode.SERVFAIL)
+
+    async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._open.add(writer)
+        try:
+            while True:
+                (length,) = struct.unpack("!H", await reader.readexactly(2))
+                reply = self.answer(await reader.readexactly(length), udp=False)
+                if reply is None:
+                    return
+                writer.write(struct.pack("!H", len(reply)) + reply)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            self._open.discard(writer)
+            writer.close()
+
+
+class _Udp(asyncio.DatagramProtocol):
+    def __init__(self, names: Names) -> None:
+        self._names = names
+        self._transport: asyncio.DatagramTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        reply = self._names.answer(data, udp=True)
+        if reply is not None and self._transport:
+            self._transport.sendto(reply, addr)
