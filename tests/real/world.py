@@ -149,8 +149,17 @@ class World:
                 if status in ("", outcome.status):
                     return outcome
             time.sleep(0.05)
-        tail = "\n".join(self.maillog()[-30:])
-        raise AssertionError(f"no {status or 'outcome'} for {recipient}; Postfix logged:\n{tail}")
+        raise AssertionError(
+            "\n".join(
+                [
+                    f"no {status or 'outcome'} for {recipient}",
+                    "Postfix logged:",
+                    *self.maillog()[-30:],
+                    "smtp-sts logged:",
+                    *(self.home / "smtp-sts.log").read_text(errors="replace").splitlines()[-30:],
+                ]
+            )
+        )
 
     def seen(self, host: str, event: str = "") -> list[dict[str, Any]]:
         """The events of the receiver `host`: EHLO, MAIL (a message begun), DATA (taken)."""
@@ -167,15 +176,18 @@ class World:
         """Start smtp-sts in alice's namespace and wait until it listens."""
         command = [sys.executable, "-m", "smtp_sts", "--config", str(self.home / "smtp-sts.toml")]
         self._daemon = Process(self.alice, [*command, "serve"], self.home / "smtp-sts.log")
-        self._daemon.ready(self._daemon_listens, "smtp-sts")
+        self._daemon.ready(self._daemon_answers, "smtp-sts")
 
-    def _daemon_listens(self) -> bool:
+    def _daemon_answers(self) -> bool:
+        """Whether a key that never has a policy gets its answer (within a second)."""
         with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
             try:
                 probe.connect(str(self.unix_socket))
+                probe.sendall(b"12:postfix .com,")
+                return probe.recv(100) == b"9:NOTFOUND ,"
             except OSError:
                 return False
-        return listening(self.alice, 8461, "tcp")
 
     def stop_daemon(self) -> None:
         """End smtp-sts as its service manager would."""
