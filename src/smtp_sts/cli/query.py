@@ -64,7 +64,7 @@ def _print(data: dict[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False)
 
     def row(name: str, text: str, style: str = "") -> None:
-        console.print(Text(f"{name:<15}", style="bold"), Text(text, style=style), sep="")
+        console.print(Text(f"{name:<17}", style="bold"), Text(text, style=style), sep="")
 
     colour = {"enforce": "green", "testing": "yellow"}.get(data["outcome"], "")
     row("domain", data["domain"])

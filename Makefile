@@ -1,0 +1,46 @@
+# make demo: set up and play the lab.  make test: set up and run every check.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check -q install
+
+.PHONY: demo test bench lock clean
+
+demo: $(VENV)/lab
+	$(BIN)/smtp-sts lab
+
+test: $(VENV)/test
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then sh tests/real/install.sh; fi
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+bench: $(VENV)/test
+	$(BIN)/python bench/run.py
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or later is needed: apt-get install python3, or make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' || \
+	  { echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/lab: $(BIN)/python requirements/lab.txt pyproject.toml
+	$(PIP) --require-hashes -r requirements/lab.txt
+	$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/test: $(VENV)/lab requirements/test.txt
+	$(PIP) --require-hashes -r requirements/test.txt
+	@touch $@
+
+# Needs uv in the environment.
+LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --custom-compile-command "make lock" --extra lab pyproject.toml
+lock:
+	$(LOCK) -o requirements/lab.txt
+	$(LOCK) --group test -o requirements/test.txt
+
+clean:
+	rm -rf $(VENV) bench/out
