@@ -91,6 +91,15 @@ def test_an_mx_host_outside_the_policy_gets_nothing(postfix: World) -> None:
     assert not postfix.seen("mx.mallory.example", "DATA")
 
 
+def test_a_forged_mx_host_before_the_true_one_is_passed_over(postfix: World) -> None:
+    recipient = postfix.send("forged.example")
+    outcome = postfix.outcome(recipient)
+    assert outcome.status == "sent", outcome.line
+    assert ": Verified TLS connection established to mx.forged.example[" in outcome.tls
+    assert taken(postfix, recipient)
+    assert not postfix.seen("mx.mallory.example", "MAIL")
+
+
 def test_a_wildcard_covers_one_label_where_postfix_can_tell(postfix: World) -> None:
     outcome = postfix.outcome(postfix.send("deep.example"))
     if postfix.version == "3.7":  # the limit named in docs/postfix.md

@@ -37,7 +37,8 @@ class Site:
     """A domain as the world sees it, with the one MX host that DNS names for it.
 
     `certificate`: "good", "wrong-name", "self-signed", "expired" or "" for no STARTTLS.
-    `mode` "" publishes no policy; `allowed` are the policy's mx patterns.
+    `mode` "" publishes no policy; `allowed` are the policy's mx patterns. `forged` is an MX host
+    that mallory has put before the true one.
     """
 
     domain: str
@@ -46,6 +47,7 @@ class Site:
     mode: str
     allowed: tuple[str, ...] = ()
     transport: str = ""
+    forged: str = ""
 
     @property
     def policy(self) -> str:
@@ -76,6 +78,7 @@ SITES: Final = {
         _site("self-signed.example", "self-signed", "enforce"),
         _site("expired.example", "expired", "enforce"),
         Site("outside.example", "mx.mallory.example", "good", "enforce", ("mx.outside.example",)),
+        _site("forged.example", "good", "enforce", forged="mx.mallory.example"),
         Site("deep.example", "mx.a.deep.example", "good", "enforce", ("*.deep.example",)),
     )
 }
@@ -222,6 +225,8 @@ def _zone() -> str:
     ]
     for site in SITES.values():
         lines.append(f"{site.domain}. 60 MX 10 {site.mx}.")
+        if site.forged:
+            lines.append(f"{site.domain}. 60 MX 5 {site.forged}.")
         if site.mode:
             lines.append(f'_mta-sts.{site.domain}. 60 TXT "v=STSv1; id=20260101T000000;"')
             lines.append(f"mta-sts.{site.domain}. 60 A {POLICY_HOST}")
