@@ -1,0 +1,282 @@
+"""alice's sending client: what a Postfix that obeys the daemon's replies does, and no more.
+
+Promises: the TLS policy asked for at each delivery, MX hosts tried in order, `secure` obeyed
+(STARTTLS, chain and name, or no delivery), `mx_host_pattern` obeyed, everything else opportunistic
+TLS. A delivery never raises: it ends delivered or deferred, with its story. Must not: resolve or
+connect outside the lab.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import dns.asyncquery
+import dns.exception
+import dns.message
+import dns.rdatatype
+
+Tls = Literal["none", "unverified", "verified"]
+
+#: The longest a daemon's answer may take, seconds (law 6).
+ANSWER_LIMIT: Final = 5.0
+_STEP: Final = 5.0  # one step of an SMTP session, seconds
+
+
+class AskError(Exception):
+    """The daemon gave no usable answer."""
+
+
+class _Refused(Exception):
+    """This MX host cannot be used; the reason as a sentence."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """How one message fared: `delivered` over which `tls` to which MX `host`, or deferred."""
+
+    delivered: bool
+    host: str
+    tls: Tls
+    reply: str
+    waited: float  # for the daemon's answer, seconds
+    story: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _TlsPolicy:
+    secure: bool = False
+    match: tuple[str, ...] = ()
+    mx_patterns: tuple[str, ...] = ()
+
+
+async def ask(socket: Path, key: str, *, profile: str = "postfix") -> str:
+    """Ask a daemon on a unix socket for a next hop's reply. Raises AskError."""
+    request = f"{profile} {key}".encode()
+    try:
+        async with asyncio.timeout(ANSWER_LIMIT):
+            reader, writer = await asyncio.open_unix_connection(str(socket))
+            try:
+                writer.write(b"%d:%s," % (len(request), request))
+                length = int((await reader.readuntil(b":"))[:-1])
+                reply = await reader.readexactly(length + 1)
+            finally:
+                writer.close()
+    except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
+        raise AskError(f"the daemon does not answer: {error or type(error).__name__}") from error
+    return reply[:-1].decode("utf-8", "replace")
+
+
+def read_reply(reply: str) -> _TlsPolicy:
+    """A socketmap reply as Postfix takes it. Raises AskError for one that defers mail."""
+    status, _, text = reply.partition(" ")
+    if status == "NOTFOUND":
+        return _TlsPolicy()
+    words = text.split("{")[0].split()
+    if status != "OK" or not words or words[0] not in ("secure", "may"):
+        raise AskError(f"TLS policy lookup error: {reply!r}")
+    attributes = [tuple(word.split("=", 1)) for word in words[1:]]
+    if any(len(attribute) != 2 for attribute in attributes):
+        raise AskError(f"client TLS configuration problem: {reply!r}")
+    match = [value for name, value in attributes if name == "match"]
+    if words[0] == "secure" and len(match) != 1:
+        raise AskError(f"client TLS configuration problem: {reply!r}")
+    return _TlsPolicy(
+        secure=words[0] == "secure",
+        match=tuple(match[0].split(":")) if match else (),
+        mx_patterns=tuple(value for name, value in attributes if name == "mx_host_pattern"),
+    )
+
+
+def name_matches(pattern: str, name: str) -> bool:
+    """Whether a name is covered: `a.example` itself, `.example` any depth, `*.example` one label.
+
+    >>> name_matches("*.example", "a.example"), name_matches("*.example", "a.b.example")
+    (True, False)
+    """
+    pattern, name = pattern.lower(), name.lower()
+    if pattern.startswith("*."):  # RFC 8461 section 4.1: the left-most label alone
+        return name.partition(".")[2] == pattern[2:]
+    return name.endswith(pattern) if pattern.startswith(".") else name == pattern
+
+
+def certificate_matches(pattern: str, presented: str) -> bool:
+    """Whether a DNS name of a certificate, itself perhaps a wildcard, satisfies a match pattern."""
+    if pattern.startswith("."):
+        return name_matches(pattern, presented)
+    return name_matches(presented, pattern)
+
+
+class Sender:
+    """alice: sends messages to recipients, protected by a daemon's socket or by nothing."""
+
+    def __init__(
+        self,
+        nameserver: tuple[str, int],
+        smtp_port: int,
+        ca_file: Path,
+        *,
+        socket: Path | None = None,
+        profile: str = "postfix",
+    ) -> None:
+        """`socket` is the daemon's; None sends with opportunistic TLS always."""
+        self._nameserver = nameserver
+        self._port = smtp_port
+        self._socket = socket
+        self._profile = profile
+        self._verifying = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._verifying.check_hostname = False  # names are checked against match= below
+        self._verifying.load_verify_locations(str(ca_file))
+        self._trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._trusting.check_hostname = False
+        self._trusting.verify_mode = ssl.CERT_NONE
+
+    async def send(self, recipient: str, text: str = "Subject: hello\r\n\r\nHello.") -> Delivery:
+        """Deliver one message, or defer it."""
+        domain = recipient.rpartition("@")[2]
+        story: list[str] = []
+        reply, waited = "", 0.0
+        try:
+            policy = _TlsPolicy()
+            if self._socket:
+                began = asyncio.get_running_loop().time()
+                reply = await ask(self._socket, domain, profile=self._profile)
+                waited = asyncio.get_running_loop().time() - began
+                policy = read_reply(reply)
+            hosts = await self._mx(domain)
+        except (AskError, _Refused) as error:
+            return Delivery(False, "", "none", reply, waited, (str(error),))
+        for host in hosts:
+            try:
+                tls = await self._deliver(host, policy, recipient, text)
+            except _Refused as error:
+                story.append(f"{host}: {error}")
+            else:
+                return Delivery(True, host, tls, reply, waited, (*story, f"{host}: delivered"))
+        return Delivery(False, "", "none", reply, waited, tuple(story))
+
+    async def _look_up(self, name: str, rrtype: str) -> list[str]:
+        query = dns.message.make_query(name, rrtype)
+        host, port = self._nameserver
+        try:
+            answer, _ = await dns.asyncquery.udp_with_fallback(query, host, port=port, timeout=2)
+        except (dns.exception.DNSException, OSError) as error:
+            raise _Refused(f"no answer from DNS for {name} {rrtype}") from error
+        wanted = dns.rdatatype.from_text(rrtype)
+        return [
+            rdata.to_text().lower()
+            for rrset in answer.answer
+            if rrset.rdtype == wanted
+            for rdata in rrset
+        ]
+
+    async def _mx(self, domain: str) -> list[str]:
+        found = [text.split() for text in await self._look_up(domain, "MX")]
+        found.sort(key=lambda pair: int(pair[0]))
+        return [host.rstrip(".") for _, host in found] or [domain]  # RFC 5321 section 5.1
+
+    async def _deliver(self, host: str, policy: _TlsPolicy, recipient: str, text: str) -> Tls:
+        patterns = policy.mx_patterns if policy.secure else ()
+        if patterns and not any(name_matches(pattern, host) for pattern in patterns):
+            raise _Refused("the policy does not list this MX host")
+        match = (host,) if patterns else policy.match
+        addresses = await self._look_up(host, "A")
+        if not addresses:
+            raise _Refused("has no address")
+        for attempt_tls in (True,) if policy.secure else (True, False):
+            session = _Session()
+            try:
+                async with asyncio.timeout(_STEP):
+                    await session.open(addresses[0], self._port)
+                    tls: Tls = "none"
+                    if policy.secure:
+                        if not session.starttls:
+                            raise _Refused("TLS is required, but was not offered")
+                        await session.secure(self._verifying, host)
+                        _check_name(session.certificate_names(), match)
+                        tls = "verified"
+                    elif attempt_tls and session.starttls:
+                        await session.secure(self._trusting, host)
+                        tls = "unverified"
+                    await session.message(recipient, text)
+                    return tls
+            except ssl.SSLCertVerificationError as error:
+                raise _Refused(f"certificate not trusted: {error.verify_message}") from error
+            except ssl.SSLError as error:
+                if policy.secure or not attempt_tls:
+                    raise _Refused(f"TLS failed: {error.reason}") from error
+            except (OSError, EOFError, ValueError) as error:
+                raise _Refused(f"lost: {error or type(error).__name__}") from error
+            finally:
+                session.abort()
+        raise _Refused("no way in")
+
+
+def _check_name(presented: list[str], match: tuple[str, ...]) -> None:
+    for name in presented:
+        if any(certificate_matches(pattern, name) for pattern in match):
+            return
+    raise _Refused(f"certificate is for {', '.join(presented) or 'nobody'}")
+
+
+class _Session:
+    """One SMTP session, as little of it as a delivery needs."""
+
+    starttls = False
+
+    def __init__(self) -> None:
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def open(self, address: str, port: int) -> None:
+        self._reader, self._writer = await asyncio.open_connection(address, port)
+        await self._expect("220")
+        await self._ehlo()
+
+    async def secure(self, context: ssl.SSLContext, host: str) -> None:
+        assert self._writer
+        await self._say("STARTTLS", "220")
+        await self._writer.start_tls(context, server_hostname=host)
+        await self._ehlo()
+
+    async def message(self, recipient: str, text: str) -> None:
+        await self._say("MAIL FROM:<alice@alice.example>", "250")
+        await self._say(f"RCPT TO:<{recipient}>", "250")
+        await self._say("DATA", "354")
+        await self._say(text.replace("\r\n.", "\r\n..") + "\r\n.", "250")
+        await self._say("QUIT", "221")
+
+    def certificate_names(self) -> list[str]:
+        assert self._writer
+        certificate: Mapping[str, tuple[tuple[str, str], ...]] = (
+            self._writer.get_extra_info("peercert") or {}
+        )
+        return [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+
+    def abort(self) -> None:
+        if self._writer:
+            self._writer.transport.abort()
+
+    async def _ehlo(self) -> None:
+        self.starttls = "STARTTLS" in await self._say("EHLO alice.example", "250")
+
+    async def _say(self, line: str, code: str) -> list[str]:
+        assert self._writer
+        self._writer.write(line.encode() + b"\r\n")
+        return await self._expect(code)
+
+    async def _expect(self, code: str) -> list[str]:
+        assert self._reader
+        lines: list[str] = []
+        while True:
+            line = (await self._reader.readuntil(b"\n")).decode("ascii", "replace").rstrip("\r\n")
+            lines.append(line[4:].upper())
+            if line[3:4] != "-":
+                break
+        if not line.startswith(code):
+            raise ValueError(line)
+        return lines
