@@ -180,6 +180,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd="/",
+                start_new_session=True,
             )
 
     def ready(self, condition: Callable[[], bool], what: str, timeout: float = 15.0) -> None:
@@ -197,8 +198,13 @@ class Process:
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL to it and its children, as a power cut would."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 @contextlib.contextmanager

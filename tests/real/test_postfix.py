@@ -138,6 +138,18 @@ def test_mail_waits_while_the_daemon_is_down_and_leaves_verified_afterwards(
     assert taken(postfix, recipient)
 
 
+def test_law_1_a_blocked_policy_host_and_a_killed_daemon_weaken_nothing(postfix: World) -> None:
+    # Law 1: without the policy kept from before, this mail would now go to mallory in clear text.
+    assert postfix.lookup("blocked.example", f"{INET}:postfix").startswith("secure ")
+    with postfix.policy_host_blocked():
+        postfix.kill_daemon()
+        postfix.start_daemon()
+        outcome = postfix.outcome(postfix.send("blocked.example"))
+    assert outcome.status == "deferred", outcome.line
+    assert outcome.dsn == "4.7.4", outcome.line
+    assert not postfix.seen("mx.blocked.example", "MAIL")
+
+
 @pytest.mark.parametrize("kind", ["inet", "unix"])
 def test_postmap_shows_the_reply(postfix: World, kind: str) -> None:
     socketmap = INET if kind == "inet" else f"socketmap:unix:/{QUEUE}/smtp-sts/socketmap"

@@ -74,6 +74,7 @@ SITES: Final = {
         # Where mallory stands in the way: her host answers at the MX host's address, or under
         # a name of her own that she has put into DNS.
         _site("stripped.example", "", "enforce"),
+        _site("blocked.example", "", "enforce"),
         _site("wrong-name.example", "wrong-name", "enforce"),
         _site("self-signed.example", "self-signed", "enforce"),
         _site("expired.example", "expired", "enforce"),
@@ -197,6 +198,22 @@ class World:
         if self._daemon is not None:
             self._daemon.stop()
             self._daemon = None
+
+    def kill_daemon(self) -> None:
+        """End smtp-sts by SIGKILL."""
+        if self._daemon is not None:
+            self._daemon.kill()
+            self._daemon = None
+
+    @contextlib.contextmanager
+    def policy_host_blocked(self) -> Iterator[None]:
+        """Nobody answers at the policy host's address."""
+        change = (f"{POLICY_HOST}/32", "dev", "v0")
+        run("ip", "-n", self.internet, "addr", "del", *change)
+        try:
+            yield
+        finally:
+            run("ip", "-n", self.internet, "addr", "add", *change)
 
 
 def _addresses() -> dict[str, str]:
