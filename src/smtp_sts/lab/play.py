@@ -45,15 +45,13 @@ class Result:
     story: tuple[str, ...]
     """What alice's protected delivery met, a line for each MX host."""
 
+    troubles: tuple[str, ...]
+    """Why it did not come out right; empty where it did."""
+
     @property
     def right(self) -> bool:
-        """Whether both came out as they must, and in time (law 6)."""
-        wanted = self.scenario
-        return (
-            self.protected == wanted.protected
-            and self.unprotected == wanted.unprotected
-            and self.waited < ANSWER_LIMIT
-        )
+        """Whether everything came out as it must, and in time."""
+        return not self.troubles
 
 
 @asynccontextmanager
@@ -150,41 +148,64 @@ async def _play_one(world: World, socket: Path, profile: str, scenario: Scenario
         await world.receive(domain, f"mx.{domain}")
     common = (world.names.address, world.smtp_port, world.ca_file)
     alice = Sender(*common, socket=socket, profile=profile)
-    if scenario.cached:
-        await alice.send(f"before@{domain}")
+    troubles: list[str] = []
+    if scenario.cached and (await alice.send(f"before@{domain}")).tls != "verified":
+        troubles.append("the delivery before the attack was not verified")
     fetched = world.policy_hosts.handshakes[policy_host(domain)]
     asked = world.names.queries[record_name(domain), "TXT"]
     for move in scenario.moves:
         await MOVES[move](world, domain)
     if scenario.recheck:
-        await _until_rechecked(world, domain, asked, fetched if _refetches(scenario) else -1)
+        expected = fetched + 1 if "change-id" in scenario.moves else fetched
+        troubles += await _watch_recheck(
+            world, socket, profile, domain, asked=asked + 1, fetched=expected
+        )
     with_it = await alice.send(f"with@{domain}")
     without = await Sender(*common).send(f"without@{domain}")
+    protected = _outcome(world, f"with@{domain}", with_it)
+    unprotected = _outcome(world, f"without@{domain}", without)
+    if protected != scenario.protected:
+        troubles.append(f"with protection it must be {scenario.protected}")
+    if unprotected != scenario.unprotected:
+        troubles.append(f"without it must be {scenario.unprotected}")
+    if scenario.protected != "deferred" and not with_it.delivered:
+        troubles.extend(with_it.story)
+    if with_it.waited >= ANSWER_LIMIT:  # law 6
+        troubles.append(f"the daemon answered after {with_it.waited:.1f} s")
     return Result(
         scenario,
-        _outcome(world, f"with@{domain}", with_it),
-        _outcome(world, f"without@{domain}", without),
+        protected,
+        unprotected,
         with_it.reply,
         with_it.waited,
         with_it.story,
+        tuple(troubles),
     )
 
 
-def _refetches(scenario: Scenario) -> bool:
-    return "change-id" in scenario.moves
+async def _watch_recheck(
+    world: World, socket: Path, profile: str, domain: str, *, asked: int, fetched: int
+) -> list[str]:
+    """Keep asking for a cached domain until the daemon has met the attack; what was wrong.
 
-
-async def _until_rechecked(world: World, domain: str, asked: int, fetched: int) -> None:
-    """Wait until the daemon has met the attack, as far as it looks within the limit."""
+    The daemon looks at domains in use, so it is used; every answer must hold on to the policy.
+    """
     key = (record_name(domain), "TXT")
-    for _ in range(int(RECHECK_LIMIT / 0.05)):
-        if (
-            world.names.queries[key] > asked
-            and world.policy_hosts.handshakes[policy_host(domain)] > fetched
-        ):
-            await asyncio.sleep(0.1)  # the answer is on its way
-            return
-        await asyncio.sleep(0.05)
+    for _ in range(int(RECHECK_LIMIT / 0.1)):
+        met = (
+            world.names.queries[key] >= asked
+            and world.policy_hosts.handshakes[policy_host(domain)] >= fetched
+        )
+        await asyncio.sleep(0.1)  # also for an answer that is on its way
+        try:
+            reply = await ask(socket, domain, profile=profile)
+        except AskError as error:
+            return [str(error)]
+        if not reply.startswith("OK secure "):  # law 1
+            return [f"the cached policy was given up: {reply}"]
+        if met:
+            return []
+    return ["the daemon did not look at the domain again"]
 
 
 def _outcome(world: World, recipient: str, delivery: Delivery) -> Outcome:
