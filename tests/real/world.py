@@ -327,7 +327,7 @@ def _write_daemon(made: World, ca_file: Path) -> None:
         textwrap.dedent(f"""\
         [policy]
         listen = ["127.0.0.1:8461", "unix:{made.unix_socket}"]
-        workers = 1
+        workers = 2
         [dns]
         nameservers = ["127.0.0.1"]
         [network]
