@@ -28,6 +28,7 @@ async def ask(world: World, name: str, rrtype: str) -> dns.message.Message:
 
 async def fetch(world: World, host: str, path: str = "/.well-known/mta-sts.txt") -> bytes:
     context = ssl.create_default_context(cafile=str(world.ca_file))
+    context.verify_flags |= ssl.VERIFY_X509_STRICT  # Python 3.13 has it by default
     reader, writer = await asyncio.open_connection(
         "127.0.0.1", world.https_port, ssl=context, server_hostname=host
     )

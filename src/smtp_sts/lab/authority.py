@@ -22,6 +22,17 @@ Variant = Literal["good", "expired", "not-yet", "self-signed", "other-name"]
 OTHER_NAME: Final = "mallory.example"
 _DAY: Final = datetime.timedelta(days=1)
 _PERIODS: Final = {"expired": (-30, -1), "not-yet": (1, 30)}
+_CA_USAGE: Final = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
 
 
 def _name(common: str) -> x509.Name:
@@ -47,6 +58,7 @@ class Authority:
             .not_valid_before(self._now - 400 * _DAY)
             .not_valid_after(self._now + 400 * _DAY)
             .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_CA_USAGE, critical=True)  # OpenSSL's strict mode wants it
             .add_extension(
                 x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False
             )

@@ -96,7 +96,7 @@ class Names:
             self._tcp.close()
             for writer in list(self._open):
                 writer.close()
-            await self._tcp.wait_closed()
+            await asyncio.sleep(0)  # not wait_closed: that may wait for a peer
 
     def answer(self, query: bytes, *, udp: bool) -> bytes | None:
         """The answer to a message, or None for silence."""

@@ -76,8 +76,6 @@ class PolicyHosts:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for server in self._servers:
-            await server.wait_closed()
 
     def _choose(
         self, connection: ssl.SSLObject, name: str | None, context: ssl.SSLContext

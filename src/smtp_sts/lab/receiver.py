@@ -57,7 +57,7 @@ class Receiver:
             self._server.close()
             for session in list(self._open):
                 session.abort()
-            await self._server.wait_closed()
+            await asyncio.sleep(0)  # not wait_closed: that may wait for a peer
 
     def _session(self) -> SMTP:
         context: ssl.SSLContext | None = None
