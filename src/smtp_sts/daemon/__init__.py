@@ -79,6 +79,7 @@ class _Supervisor:
         self._restarts: list[tuple[float, int]] = []
         self._signals: set[int] = set()
         self._wake, self._waker = socket.socketpair()
+        self._alive, self._kept = os.pipe()  # workers see the end of it when we are gone
 
     def run(self) -> None:
         self._catch_signals()
@@ -156,7 +157,9 @@ class _Supervisor:
                 signal.signal(number, signal.SIG_DFL)
             self._wake.close()
             self._waker.close()
-            _run_loop(self._config, index, [*self._open.values(), *self._handed], self._peers, tell)
+            os.close(self._kept)
+            listening = [*self._open.values(), *self._handed]
+            _run_loop(self._config, index, listening, self._peers, tell, self._alive)
             status = 0
         except KeyboardInterrupt:
             status = 0
@@ -258,6 +261,7 @@ def _run_loop(
     open_listeners: list[socket.socket],
     peer_listeners: list[socket.socket],
     tell: int,
+    supervisor: int,
 ) -> None:
     import asyncio
 
@@ -265,7 +269,7 @@ def _run_loop(
         os.write(tell, b"1")
         os.close(tell)
 
-    work = worker.run(config, index, open_listeners, peer_listeners, ready)
+    work = worker.run(config, index, open_listeners, peer_listeners, ready, supervisor)
     try:
         import uvloop
     except ImportError:

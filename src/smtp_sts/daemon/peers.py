@@ -121,7 +121,7 @@ class Peers:
                 if decision is not None:
                     return decision
             except OSError as error:
-                _log.debug("worker %d cannot be reached: %s", owner, error)
+                _log.warning("worker %d cannot be reached, deciding here: %s", owner, error)
         return await self._resolver.decide(domain)
 
     async def refresh(self, domain: str) -> None:
@@ -174,10 +174,17 @@ class Peers:
         async with self._locks[index]:
             link = self._links.get(index)
             if link is None or link.transport.is_closing():
-                _, link = await asyncio.get_running_loop().create_unix_connection(
-                    lambda: _Link(self._take_reply, lambda: self._lost(index)),
-                    self._addresses[index],
-                )
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.setblocking(False)
+                try:
+                    # Connected here: uvloop does not take an address of the abstract name space.
+                    sock.connect(self._addresses[index])
+                    _, link = await asyncio.get_running_loop().create_unix_connection(
+                        lambda: _Link(self._take_reply, lambda: self._lost(index)), sock=sock
+                    )
+                except OSError:
+                    sock.close()
+                    raise
                 self._links[index] = link
             return link
 

@@ -44,14 +44,24 @@ async def run(
     listeners: Sequence[socket.socket],
     peer_listeners: Sequence[socket.socket],
     ready: Callable[[], None],
+    supervisor: int,
 ) -> None:
-    """Serve until a signal says otherwise; `ready` is called when connections are taken."""
+    """Serve until a signal says otherwise; `ready` is called when connections are taken.
+
+    `supervisor` is a descriptor that reaches its end of file when the supervisor is gone.
+    """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     retired = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGUSR2, retired.set)
+
+    def orphaned() -> None:  # killed: its successor wants the sockets
+        loop.remove_reader(supervisor)
+        ended.set()
+
+    loop.add_reader(supervisor, orphaned)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
 
     counts: dict[str, int] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Final
 
+_RELAYS: Final = ipaddress.ip_network("192.88.99.0/24")  # 6to4, RFC 7526
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
@@ -24,4 +25,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if ip.is_site_local:
+            return False
+    elif ip in _RELAYS:
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified

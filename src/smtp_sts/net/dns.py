@@ -19,7 +19,17 @@ from typing import Final
 import msgspec
 
 from smtp_sts.net import dnswire
-from smtp_sts.net.dnswire import AAAA, NOERROR, NXDOMAIN, TXT, A, Message, Rdata, WireError
+from smtp_sts.net.dnswire import (
+    AAAA,
+    NOERROR,
+    NXDOMAIN,
+    TXT,
+    A,
+    AliasLoop,
+    Message,
+    Rdata,
+    WireError,
+)
 from smtp_sts.net.failure import NetFailure
 
 #: One attempt at one resolver, seconds; all resolvers are tried in turn, so many rounds.
@@ -127,6 +137,8 @@ class Dns:
                         "dns-unreachable", f"resolver {shown} cannot be reached: {error.strerror}"
                     )
                     continue
+                except AliasLoop as error:
+                    raise NetFailure("dns-cname-loop", f"{name}: {error}") from None
                 except WireError as error:
                     failure = NetFailure(
                         "dns-malformed", f"resolver {shown}, question for {name}: {error}"

@@ -38,6 +38,10 @@ class WireError(ValueError):
     """These bytes are no DNS message that answers our question."""
 
 
+class AliasLoop(WireError):
+    """The CNAMEs of an answer lead nowhere."""
+
+
 class Message(msgspec.Struct, frozen=True):
     """A response. `name` is the owner after the CNAMEs of the answer, `ttl` the least, seconds."""
 
@@ -177,6 +181,8 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
             break
         owner, ttl = aliases[owner]
         ttls.append(ttl)
+    if owner in aliases and owner not in found:
+        raise AliasLoop("the CNAMEs lead nowhere")
     records = found.get(owner, [])
     ttls += [ttl for ttl, _ in records]
     return Message(

@@ -25,8 +25,9 @@ from smtp_sts.net.failure import NetFailure
 from smtp_sts.policy import MAX_SIZE, policy_host
 
 PATH: Final = "/.well-known/mta-sts.txt"
-#: Connecting to one address, TLS included, seconds.
+#: Connecting to one address, TLS included, seconds; and to all of them together.
 CONNECT_SECONDS: Final = 10.0
+CONNECT_ALL_SECONDS: Final = 30.0
 #: Addresses that are tried, at most.
 MAX_ADDRESSES: Final = 8
 _MAX_HEADERS: Final = 32 * 1024
@@ -120,7 +121,8 @@ async def _fetch(
     worst: NetFailure | None = None
     for address in usable:
         try:
-            return await _get(host, address, port, context)
+            limit = min(CONNECT_SECONDS, CONNECT_ALL_SECONDS / len(usable))
+            return await _get(host, address, port, context, limit)
         except NetFailure as failure:
             # What a host said tells more than that another address could not be reached.
             if worst is None or worst.slug.startswith("tcp-"):
@@ -162,7 +164,12 @@ class _Exchange(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
+        self._cut_off()
+
+    def _cut_off(self) -> None:
+        if self._type:
+            self._fail("body-truncated", f"{self._where}: the policy is cut off")
+        else:
             self._fail("tcp-closed", f"{self._where} closed the connection before its answer")
 
     def _fail(self, slug: str, sentence: str) -> None:
@@ -180,10 +187,10 @@ class _Exchange(asyncio.Protocol):
                     return
                 self._take(event)
         except h11.RemoteProtocolError as error:
-            if self._h11.their_state is h11.ERROR and self._body:
-                self._fail("body-truncated", f"{self._where}: the policy is cut off: {error}")
-            else:
+            if data:
                 self._fail("http-protocol", f"{self._where} does not speak HTTP: {error}")
+            else:
+                self._cut_off()
 
     def _take(self, event: object) -> None:
         if isinstance(event, h11.Response):
@@ -210,15 +217,23 @@ class _Exchange(asyncio.Protocol):
             shown = self._type[:80] or "no media type"
             self._fail("media-type", f"{self._where} serves {shown}, not text/plain")
         length = headers.get(b"content-length", b"")
+        if not length and b"transfer-encoding" not in headers:
+            # Its end would be that of the connection, which anyone on the path can bring about: a
+            # policy cut short must not count as one.
+            self._fail(
+                "http-protocol", f"{self._where}: neither Content-Length nor chunks tell the length"
+            )
         if length.isdigit() and int(length) > MAX_SIZE:
             self._fail("body-too-large", f"{self._where}: more than {MAX_SIZE} bytes of policy")
 
 
-async def _get(host: str, address: str, port: int, context: ssl.SSLContext) -> Fetched:
+async def _get(
+    host: str, address: str, port: int, context: ssl.SSLContext, connect_seconds: float
+) -> Fetched:
     where = f"{host} at {address}"
     loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(connect_seconds):
             # The address is pinned: no second look-up between check and use. SNI is the policy
             # host (section 7.1), and so is the name that the certificate is checked for.
             transport, exchange = await loop.create_connection(
@@ -226,7 +241,7 @@ async def _get(host: str, address: str, port: int, context: ssl.SSLContext) -> F
             )
     except TimeoutError:
         raise NetFailure(
-            "tcp-timeout", f"{where}: no TLS connection within {CONNECT_SECONDS:g} s"
+            "tcp-timeout", f"{where}: no TLS connection within {connect_seconds:g} s"
         ) from None
     except ssl.SSLCertVerificationError as error:
         slug, words = _VERIFY.get(

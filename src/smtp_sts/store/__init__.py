@@ -256,8 +256,8 @@ def repair(url: str) -> str | None:
     """
     path = _path_of(url)
     try:
-        _check(path)
-        return None
+        if _is_sound(path):
+            return None
     except DatabaseError as error:
         if isinstance(error, OperationalError):
             raise StoreError(_explain(error, path)) from error
@@ -276,27 +276,34 @@ def repair(url: str) -> str | None:
     return f"store {path} was corrupt: set aside as {aside}, {len(saved)} policies saved from it"
 
 
-def _check(path: Path) -> None:
-    """Read the whole table once: 100,000 policies take about 50 ms."""
+def _is_sound(path: Path) -> bool:
+    """Walk the whole file once: 100,000 policies take about 0.1 s. Raises DatabaseError."""
     if not path.exists():
-        return
+        return True
     engine = _engine(path)
     try:
         with engine.begin() as connection:
-            if connection.exec_driver_sql("PRAGMA user_version").scalar_one() == SCHEMA_VERSION:
-                connection.exec_driver_sql("SELECT sum(length(body) + expires_at) FROM policies")
+            verdict: str = connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one()
+            return verdict == "ok"
     finally:
         engine.dispose()
 
 
 def _salvage(path: Path) -> list[Stored]:
-    saved: list[Stored] = []
-    engine = _engine(path)
-    with contextlib.suppress(SQLAlchemyError, msgspec.ValidationError), engine.begin() as found:
-        for row in found.execute(select(_policies)):
-            saved.append(msgspec.convert(row._asdict(), Stored))
-    engine.dispose()
-    return saved
+    """Every row that can still be read: from the front up to the damage, and from the back."""
+    saved: dict[str, Stored] = {}
+    names = Stored.__struct_fields__
+    for order in ("ASC", "DESC"):
+        # A store in ruins may fail at any step; what was read until then is kept.
+        with (
+            contextlib.suppress(sqlite3.Error, msgspec.ValidationError),
+            contextlib.closing(sqlite3.connect(path)) as raw,
+        ):
+            query = f"SELECT {', '.join(names)} FROM policies ORDER BY rowid {order}"
+            for row in raw.execute(query):
+                stored = msgspec.convert(dict(zip(names, row, strict=True)), Stored)
+                saved[stored.domain] = stored
+    return list(saved.values())
 
 
 __all__ = ["SCHEMA_VERSION", "Store", "StoreError", "Stored", "open_store", "repair"]

@@ -1,0 +1,257 @@
+"""socketmap over a real socket: order, garbage, limits; and the exact replies of each profile."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtp_sts.mta import netstring
+from smtp_sts.mta.profiles import MAX_REPLY, NOT_FOUND, profile_of, replies
+from smtp_sts.mta.ready import ReadyTable
+from smtp_sts.mta.socketmap import Service, Socketmap
+from smtp_sts.policy import Policy
+from smtp_sts.resolver.decision import Decision
+
+POLICY = Policy("enforce", ("mx.bob.example", "*.bob.example"), 86400)
+SECURE = "OK secure match=mx.bob.example:.bob.example servername=hostname"
+
+
+def decision(outcome: str = "enforce", policy: Policy = POLICY) -> Decision:
+    return Decision(
+        "bob.example",
+        outcome,  # type: ignore[arg-type]
+        "policy-found",
+        policy=policy,
+        valid_until=time.time() + 60,
+    )
+
+
+def test_the_replies_to_an_enforced_policy() -> None:
+    assert replies(decision()) == {
+        "postfix": SECURE,
+        "sts": SECURE,
+        "postfix-tlsrpt": f"{SECURE} policy_type=sts policy_domain=bob.example "
+        "mx_host_pattern=mx.bob.example mx_host_pattern=*.bob.example "
+        "{ policy_string = version: STSv1 } { policy_string = mode: enforce } "
+        "{ policy_string = mx: mx.bob.example } { policy_string = mx: *.bob.example } "
+        "{ policy_string = max_age: 86400 }",
+    }
+
+
+def test_the_replies_to_a_policy_in_testing() -> None:
+    testing = replies(decision("testing", Policy("testing", ("mx.bob.example",), 60)))
+    assert testing["postfix"] == testing["sts"] == NOT_FOUND
+    assert testing["postfix-tlsrpt"] == (
+        "OK may policy_type=sts policy_domain=bob.example mx_host_pattern=mx.bob.example "
+        "{ policy_string = version: STSv1 } { policy_string = mode: testing } "
+        "{ policy_string = mx: mx.bob.example } { policy_string = max_age: 60 }"
+    )
+
+
+@pytest.mark.parametrize("outcome", ["none", "no-policy"])
+def test_everything_else_is_not_found(outcome: str) -> None:
+    none = Decision("bob.example", outcome, "policy-found")  # type: ignore[arg-type]
+    assert set(replies(none).values()) == {NOT_FOUND}
+
+
+def test_map_names() -> None:
+    assert profile_of("QUERY") is profile_of("postfix") is profile_of("anything")
+    assert profile_of("QUERYwithTLSRPT") is profile_of("postfix-tlsrpt")
+
+
+def test_a_reply_is_never_longer_than_postfix_reads() -> None:
+    many = Policy("enforce", tuple(f"mx{n}.a-long-name.bob.example" for n in range(1500)), 60)
+    told = replies(decision("enforce", many))
+    assert told["postfix-tlsrpt"] == told["postfix"]
+    assert SECURE[:9] == told["postfix"][:9]
+    assert all(len(reply) <= MAX_REPLY for reply in told.values())
+
+
+@given(st.binary(max_size=300))
+def test_netstrings_come_back(payload: bytes) -> None:
+    wire = netstring.encode(payload)
+    assert netstring.parse(wire + b"rest") == (payload, len(wire))
+    assert all(netstring.parse(wire[:cut]) is None for cut in range(1, len(wire)))
+
+
+@given(st.binary(max_size=50))
+def test_nothing_but_netstring_errors_comes_out(data: bytes) -> None:
+    try:
+        found = netstring.parse(data)
+    except netstring.NetstringError:
+        return
+    assert found is None or netstring.encode(found[0]) == data[: found[1]]
+
+
+# -- over a socket ----------------------------------------------------------------------------
+
+
+class Asked:
+    """A resolver whose pace the test sets; everything else on the way is the real thing."""
+
+    def __init__(self) -> None:
+        self.slow: dict[str, asyncio.Event] = {}
+        self.domains: list[str] = []
+
+    async def decide(self, domain: str) -> Decision:
+        self.domains.append(domain)
+        if domain in self.slow:
+            await self.slow[domain].wait()
+        if domain.startswith("bob"):
+            return decision()
+        return Decision(domain, "no-policy", "no-record", valid_until=time.time() + 60)
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    def send(self, *keys: str, name: str = "postfix") -> None:
+        self.writer.write(b"".join(netstring.encode(f"{name} {key}".encode()) for key in keys))
+
+    async def read(self) -> str:
+        size = int((await self.reader.readuntil(b":"))[:-1])
+        return (await self.reader.readexactly(size + 1))[:-1].decode()
+
+
+@asynccontextmanager
+async def serving(tmp_path: Path) -> AsyncIterator[tuple[Client, Asked, Service]]:
+    asked = Asked()
+    service = Service(asked.decide, ReadyTable(100), {})
+    loop = asyncio.get_running_loop()
+    path = str(tmp_path / "s")
+    server = await loop.create_unix_server(lambda: Socketmap(service), path)
+    reader, writer = await asyncio.open_unix_connection(path)
+    try:
+        async with asyncio.timeout(10):
+            yield Client(reader, writer), asked, service
+    finally:
+        writer.close()
+        server.close()
+
+
+def test_a_second_question_is_answered_from_the_table(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with serving(tmp_path) as (client, asked, _):
+            for _n in range(3):
+                client.send("bob.example")
+                assert await client.read() == SECURE
+            client.send(*["bob.example"] * 50)
+            assert [await client.read() for _ in range(50)] == [SECURE] * 50
+            assert asked.domains == ["bob.example"]
+
+    asyncio.run(play())
+
+
+def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with serving(tmp_path) as (client, asked, _):
+            client.send("bob.example")
+            await client.read()
+            asked.slow["slow.example"] = asyncio.Event()
+            client.send("slow.example", "bob.example", "x.example", ".com", "bob.example")
+            await asyncio.sleep(0.05)
+            client.send("bob.example")
+            asked.slow["slow.example"].set()
+            got = [await client.read() for _ in range(6)]
+            assert got == [NOT_FOUND, SECURE, NOT_FOUND, NOT_FOUND, SECURE, SECURE]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
+def test_requests_may_come_in_any_pieces(tmp_path: Path, size: int) -> None:
+    async def play() -> None:
+        async with serving(tmp_path) as (client, _, _service):
+            data = netstring.encode(b"postfix bob.example") * 3 + netstring.encode(b"postfix .b")
+            for start in range(0, len(data), size):
+                client.writer.write(data[start : start + size])
+                await client.writer.drain()
+                await asyncio.sleep(0)
+            assert [await client.read() for _ in range(4)] == [SECURE] * 3 + [NOT_FOUND]
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"x", b"\0", b"GET / HTTP/1.1\r\n\r\n", b":x,", b"-1:x,", b"99999:", b"999999999999", b"01:x,",
+     b"3:abcd", b"10001:", b" 3:abc,", b"3 :abc,"],
+)  # fmt: skip
+def test_law_7_garbage_closes_its_connection_and_is_counted(tmp_path: Path, garbage: bytes) -> None:
+    async def play() -> None:
+        async with serving(tmp_path) as (client, _, service):
+            client.send("bob.example")
+            client.writer.write(garbage)
+            assert await client.read() == SECURE  # what came before is answered
+            assert await client.reader.read() == b""
+            assert service.counts["bad-netstrings"] == 1
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"postfix", b"postfix ", b"postfix a b.example", b"postfix a\0.example", b"postfix .com",
+     b"postfix [192.0.2.1]", b"postfix " + b"a" * 300, b"postfix \xff\xfe.example", b"\xff x.y",
+     b"postfix a,b.example", b"postfix 192.0.2.1:25", b" bob.example\n"],
+)  # fmt: skip
+def test_keys_that_can_have_no_policy_cost_nothing(tmp_path: Path, payload: bytes) -> None:
+    async def play() -> None:
+        async with serving(tmp_path) as (client, asked, service):
+            client.writer.write(netstring.encode(payload))
+            assert await client.read() == NOT_FOUND
+            assert asked.domains == []
+            assert service.counts["keys-without-policy"] == 1
+
+    asyncio.run(play())
+
+
+def test_every_form_of_a_next_hop_leads_to_its_policy_domain(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with serving(tmp_path) as (client, asked, _):
+            client.send(
+                "[bob.example]:587", "BOB.example", "bob.example:25", "bob.b\u00fccher.example"
+            )
+            for _n in range(4):
+                assert await client.read() == SECURE
+            assert asked.domains == ["bob.example"] * 3 + ["bob.xn--bcher-kva.example"]
+
+    asyncio.run(play())
+
+
+def test_the_table_is_bounded_and_forgets() -> None:
+    table = ReadyTable(3)
+    for n in range(10):
+        table.add(b"%d" % n, b"r", f"d{n % 2}", 100.0 + n)
+    assert list(table.replies) == [b"7", b"8", b"9"]
+    table.forget("d1")
+    assert list(table.replies) == [b"8"]
+    table.add(b"8", b"new", "d0", 200.0)
+    table.sweep(150.0)
+    assert table.replies == {b"8": b"new"}
+    assert table.due == 200.0
+    table.sweep(200.0)
+    assert not table.replies
+
+
+def test_law_2_an_expired_reply_is_not_given(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with serving(tmp_path) as (client, asked, service):
+            client.send("bob.example")
+            await client.read()
+            (request,) = service.table.replies
+            service.table.add(request, b"5:stale,", "bob.example", time.time() - 0.001)
+            client.send("bob.example")
+            assert await client.read() == SECURE
+            assert len(asked.domains) == 2
+
+    asyncio.run(play())

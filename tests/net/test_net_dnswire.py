@@ -1,0 +1,102 @@
+"""Our DNS codec, held against dnspython, and against arbitrary bytes."""
+
+from __future__ import annotations
+
+import dns.flags
+import dns.message
+import dns.rdatatype
+import dns.rrset
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtp_sts.net import dnswire
+
+_label = st.from_regex(r"[a-z0-9_]([a-z0-9-]{0,10}[a-z0-9])?", fullmatch=True)
+_name = st.lists(_label, min_size=1, max_size=4).map(".".join)
+
+
+def response(query: bytes, *sets: dns.rrset.RRset) -> bytes:
+    reply = dns.message.make_response(dns.message.from_wire(query), recursion_available=True)
+    reply.flags |= dns.flags.AD
+    reply.answer.extend(sets)
+    return reply.to_wire()
+
+
+@given(_name, st.integers(0, 65535), st.sampled_from([dnswire.A, dnswire.TXT, 52]))
+def test_dnspython_reads_our_questions(name: str, number: int, rrtype: int) -> None:
+    message = dns.message.from_wire(dnswire.query(number, name, rrtype))
+    assert message.id == number
+    assert message.question[0].name.to_text() == f"{name}."
+    assert message.question[0].rdtype == rrtype
+    assert message.flags == dns.flags.RD | dns.flags.AD
+    assert message.payload == dnswire.UDP_SIZE
+
+
+@given(_name, st.lists(st.binary(max_size=255), min_size=1, max_size=4), st.integers(0, 2**31 - 1))
+def test_we_read_dnspythons_txt(name: str, strings: list[bytes], ttl: int) -> None:
+    query = dnswire.query(7, name, dnswire.TXT)
+    text = " ".join('"' + "".join(f"\\{byte:03d}" for byte in s) + '"' for s in strings)
+    wire = response(query, dns.rrset.from_text(f"{name}.", ttl, "IN", "TXT", text))
+    message = dnswire.parse(wire, 7, name, dnswire.TXT)
+    assert message.records == (b"".join(strings),)  # RFC 8461 section 3.1: no spaces between
+    assert (message.ttl, message.ad, message.rcode) == (ttl, True, 0)
+
+
+def test_addresses_and_mx_as_dnspython_writes_them() -> None:
+    for rrtype, text, want in (
+        ("A", "192.0.2.1", "192.0.2.1"),
+        ("AAAA", "2001:db8::1", "2001:db8::1"),
+        ("MX", "10 Mx.bob.example.", (10, "mx.bob.example")),
+    ):
+        kind = dns.rdatatype.from_text(rrtype)
+        wire = response(
+            dnswire.query(1, "bob.example", kind),
+            dns.rrset.from_text("bob.example.", 60, "IN", rrtype, text),
+        )
+        assert dnswire.parse(wire, 1, "bob.example", kind).records == (want,)
+
+
+def test_cnames_within_an_answer_are_followed() -> None:
+    query = dnswire.query(1, "a.example", dnswire.A)
+    wire = response(
+        query,
+        dns.rrset.from_text("b.example.", 30, "IN", "CNAME", "c.example."),
+        dns.rrset.from_text("a.example.", 60, "IN", "CNAME", "b.example."),
+        dns.rrset.from_text("c.example.", 90, "IN", "A", "192.0.2.7"),
+        dns.rrset.from_text("stray.example.", 90, "IN", "A", "192.0.2.8"),
+    )
+    message = dnswire.parse(wire, 1, "A.example", dnswire.A)
+    assert (message.records, message.name, message.ttl) == (("192.0.2.7",), "c.example", 30)
+
+
+@pytest.mark.parametrize("what", ["id", "name", "type", "question"])
+def test_an_answer_to_another_question_is_refused(what: str) -> None:
+    wire = dnswire.query(1, "a.example", dnswire.A)
+    reply = wire if what == "question" else response(wire)
+    with pytest.raises(dnswire.WireError):
+        dnswire.parse(
+            reply,
+            2 if what == "id" else 1,
+            "b.example" if what == "name" else "a.example",
+            dnswire.TXT if what == "type" else dnswire.A,
+        )
+
+
+@given(st.data())
+def test_nothing_but_wire_errors_comes_out_of_broken_answers(data: st.DataObject) -> None:
+    wire = bytearray(
+        response(
+            dnswire.query(1, "a.example", dnswire.TXT),
+            dns.rrset.from_text("a.example.", 60, "IN", "CNAME", "b.example."),
+            dns.rrset.from_text("b.example.", 60, "IN", "TXT", '"v=STSv1;" "id=1"'),
+        )
+    )
+    for _ in range(data.draw(st.integers(1, 4))):
+        wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(wire)))
+    for broken in (bytes(wire), bytes(wire[:cut]), data.draw(st.binary(max_size=80))):
+        try:
+            dnswire.parse(broken, 1, "a.example", dnswire.TXT)
+        except dnswire.WireError as error:
+            assert str(error)

@@ -1,0 +1,236 @@
+"""DNS questions and policy fetches against a world of real sockets (RFC 8461 section 3.3)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from smtp_sts.lab.names import Defect
+from smtp_sts.lab.policyhost import Page
+from smtp_sts.lab.world import World, policy_text
+from smtp_sts.net import dnswire
+from smtp_sts.net.addresses import is_public
+from smtp_sts.net.dns import Answer, Dns, system_nameservers
+from smtp_sts.net.failure import CAUSES, NetFailure
+from smtp_sts.net.https import Fetched, fetch_policy, tls_context
+
+HOST = "mta-sts.bob.example"
+BODY = policy_text("enforce", ["mx.bob.example"], 86400)
+
+
+async def fetch(world: World, *, allow_private: bool = True, timeout: float = 5.0) -> Fetched:
+    return await fetch_policy(
+        "bob.example",
+        dns=Dns([world.names.address]),
+        context=tls_context(str(world.ca_file)),
+        port=world.https_port,
+        allow_private=allow_private,
+        timeout=timeout,
+    )
+
+
+def test_a_policy_is_fetched_with_its_certificate() -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            fetched = await fetch(world)
+            assert fetched.body == BODY
+            assert fetched.address == "127.0.0.1"
+            assert fetched.certificate["subject_names"] == [HOST]
+            assert fetched.tls_version.startswith("TLSv1.")
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("page", "slug"),
+    [
+        (Page(BODY, status=500), "http-status"),
+        (Page(BODY, status=404), "http-status"),
+        (Page(BODY, status=204), "http-status"),
+        (Page(BODY, status=301, location="https://mta-sts.bob.example/"), "http-redirect"),
+        (Page(BODY, content_type="text/html"), "media-type"),
+        (Page(BODY, content_type=""), "media-type"),
+        (Page(b"x" * 70_000), "body-too-large"),
+        (Page(BODY, manner="huge"), "http-protocol"),
+        (Page(BODY, manner="silence"), "fetch-timeout"),
+        (Page(BODY, manner="drip"), "fetch-timeout"),
+        (Page(BODY, manner="close"), "tcp-closed"),
+        (Page(BODY, certificate="expired"), "certificate-expired"),
+        (Page(BODY, certificate="not-yet"), "certificate-not-yet-valid"),
+        (Page(BODY, certificate="self-signed"), "certificate-self-signed"),
+        (Page(BODY, certificate="other-name"), "certificate-name-mismatch"),
+    ],
+)
+def test_a_failed_fetch_keeps_its_cause(page: Page, slug: str) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            world.policy_hosts.pages[HOST] = page
+            with pytest.raises(NetFailure) as caught:
+                await fetch(world, timeout=1.0)
+            assert caught.value.slug == slug
+            assert HOST in caught.value.sentence
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "Text/Plain; charset=utf-8; x=y"])
+def test_text_plain_with_any_parameters(content_type: str) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            world.policy_hosts.pages[HOST] = Page(BODY, content_type=content_type)
+            assert (await fetch(world)).body == BODY
+
+    asyncio.run(scene())
+
+
+def test_law_5_private_addresses_are_not_connected_to() -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            with pytest.raises(NetFailure) as caught:
+                await fetch(world, allow_private=False)
+            assert caught.value.slug == "private-address"
+            assert not world.policy_hosts.fetches[HOST]
+
+    asyncio.run(scene())
+
+
+def test_every_address_is_tried() -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            world.names.put(HOST, "A", "127.9.9.9", "127.0.0.1")  # nobody at the first
+            assert (await fetch(world)).address == "127.0.0.1"
+            world.names.put(HOST, "A", "127.9.9.9")
+            with pytest.raises(NetFailure) as caught:
+                await fetch(world)
+            assert caught.value.slug == "tcp-refused"
+            world.names.drop(HOST, "A")
+            with pytest.raises(NetFailure) as caught:
+                await fetch(world)
+            assert caught.value.slug == "policy-host-not-found"
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("defect", "slug"),
+    [("servfail", "dns-servfail"), ("timeout", "dns-timeout"), ("cut", "dns-malformed")],
+)
+def test_a_failed_question_keeps_its_cause(defect: Defect, slug: str) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            world.names.put("a.example", "TXT", '"x"')
+            world.names.spoil("a.example", defect)
+            with pytest.raises(NetFailure) as caught:
+                await Dns([world.names.address], timeout=0.5).txt("a.example")
+            assert caught.value.slug == slug
+
+    asyncio.run(scene())
+
+
+def test_truncation_leads_to_tcp_and_absence_is_an_answer() -> None:
+    async def scene() -> None:
+        async with World() as world:
+            long = " ".join(f'"{"x" * 250}"' for _ in range(20))
+            world.names.put("a.example", "TXT", long)
+            world.names.put("b.example", "CNAME", "a.example.")
+            world.names.spoil("a.example", "truncated")
+            client = Dns([world.names.address])
+            assert (await client.txt("a.example")).records == (b"x" * 5000,)
+            assert (await client.txt("b.example")).name == "a.example"
+            assert (await client.txt("absent.example")).nxdomain
+            assert (await client.addresses("a.example")) == []
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 8])
+def test_a_loop_of_cnames_is_named(length: int) -> None:
+    async def scene() -> None:
+        names = [f"n{i}.example" for i in range(length)]
+        async with World() as world:
+            for name, target in zip(names, [*names[1:], names[0]], strict=True):
+                world.names.put(name, "CNAME", f"{target}.")
+            with pytest.raises(NetFailure) as caught:
+                await Dns([world.names.address], timeout=2).txt(names[0])
+            assert caught.value.slug == "dns-cname-loop"
+
+    asyncio.run(scene())
+
+
+def test_the_next_resolver_is_asked_where_one_fails() -> None:
+    async def scene() -> Answer:
+        async with World() as world:
+            world.names.put("a.example", "TXT", '"x"')
+            dead = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            dead.bind(("127.0.0.1", 0))
+            address = dead.getsockname()
+            dead.close()
+            return await Dns([address, world.names.address]).txt("a.example")
+
+    assert asyncio.run(scene()).records == (b"x",)
+
+
+def test_a_forged_answer_is_not_taken() -> None:
+    """A wrong id, and a true id from a wrong source, must not end the wait for the true answer."""
+
+    async def scene() -> Answer:
+        loop = asyncio.get_running_loop()
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server,
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as mallory,
+        ):
+            for sock in (server, mallory):
+                sock.bind(("127.0.0.1", 0))
+                sock.setblocking(False)
+
+            async def serve() -> None:
+                query, client = await loop.sock_recvfrom(server, 4096)
+                end = 12 + len(dnswire.encode_name("a.example")) + 4
+                head = b"\x81\x80\0\1\0\1\0\0\0\0" + query[12:end]
+                record = b"\xc0\x0c\0\x10\0\1\0\0\0\x3c\0\2\1"
+                await loop.sock_sendto(mallory, query[:2] + head + record + b"m", client)
+                wrong = (int.from_bytes(query[:2], "big") ^ 1).to_bytes(2, "big")
+                await loop.sock_sendto(server, wrong + head + record + b"m", client)
+                await loop.sock_sendto(server, query[:2] + head + record + b"b", client)
+
+            task = asyncio.create_task(serve())
+            answer = await Dns([server.getsockname()], timeout=2).txt("a.example")
+            await task
+            return answer
+
+    assert asyncio.run(scene()).records == (b"b",)
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [("8.8.8.8", True), ("2606:4700::1111", True), ("127.0.0.1", False), ("10.0.0.1", False),
+     ("192.168.1.1", False), ("172.16.0.1", False), ("169.254.1.1", False), ("0.0.0.0", False),
+     ("100.64.0.1", False), ("224.0.0.1", False), ("255.255.255.255", False), ("::", False),
+     ("::1", False), ("fe80::1", False), ("fc00::1", False), ("ff02::1", False),
+     ("::ffff:127.0.0.1", False), ("2002:7f00:1::", False), ("64:ff9b::7f00:1", False),
+        ("fec0::1", False), ("192.88.99.1", False),
+     ("192.0.2.1", False), ("nonsense", False)],
+)  # fmt: skip
+def test_law_5_which_addresses_are_public(address: str, public: bool) -> None:
+    assert is_public(address) is public
+
+
+def test_resolv_conf(tmp_path: object) -> None:
+    from pathlib import Path
+
+    path = Path(str(tmp_path)) / "resolv.conf"
+    path.write_text("# x\nsearch a\nnameserver 192.0.2.1\nnameserver  2001:db8::1\nnameserver x\n")
+    assert system_nameservers(str(path)) == [("192.0.2.1", 53), ("2001:db8::1", 53)]
+    assert system_nameservers(str(path.with_name("absent"))) == [("127.0.0.1", 53)]
+
+
+def test_every_cause_has_a_result_type() -> None:
+    assert set(CAUSES.values()) == {"dns-error", "sts-policy-fetch-error", "sts-webpki-invalid"}
+    assert NetFailure("http-status", "a\nb\x1b[31m").sentence == "a?b?[31m"

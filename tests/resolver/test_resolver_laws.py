@@ -1,0 +1,308 @@
+"""The decision and the cache: the laws of the design, by name, in a world of real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from smtp_sts.config import PolicySection
+from smtp_sts.lab.names import Defect
+from smtp_sts.lab.policyhost import Page
+from smtp_sts.lab.world import World, policy_text
+from smtp_sts.net.dns import Dns
+from smtp_sts.net.https import tls_context
+from smtp_sts.resolver import Decision, Keeper, Reach, Resolver
+
+HOST = "mta-sts.bob.example"
+TXT = "_mta-sts.bob.example"
+
+
+class Clock:
+    """Wall time that a test can move, seconds."""
+
+    def __init__(self) -> None:
+        self.now = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Scene:
+    """A world, and a resolver in it that can be restarted."""
+
+    def __init__(self, world: World, store: Path, settings: PolicySection) -> None:
+        self.world = world
+        self.clock = Clock()
+        self.counts: dict[str, int] = {}
+        self._store = store
+        self._settings = settings
+        self.start()
+
+    def start(self) -> None:
+        reach = Reach(
+            Dns([self.world.names.address], timeout=0.5),
+            tls_context(str(self.world.ca_file)),
+            self.world.https_port,
+            allow_private=True,
+            fetch_timeout=1.0,
+        )
+        self.keeper = Keeper(f"sqlite:///{self._store}", self.counts)
+        self.resolver = Resolver(self._settings, reach, self.keeper, self.counts, clock=self.clock)
+
+    async def stop(self) -> None:
+        await self.resolver.close()
+        await self.keeper.close()
+
+    async def restart(self) -> None:
+        await self.stop()
+        self.start()
+
+    async def decide(self) -> Decision:
+        return await self.resolver.decide("bob.example")
+
+    async def recheck(self) -> None:
+        """Ask when a recheck is due, and wait until it is done."""
+        self.clock.now += self._settings.recheck_interval
+        await self.decide()
+        while self.resolver._running:
+            await asyncio.wait(list(self.resolver._running))
+
+    @property
+    def fetches(self) -> int:
+        return self.world.policy_hosts.fetches[HOST]
+
+
+@asynccontextmanager
+async def scene(tmp_path: Path, answer_timeout: float = 4.0) -> AsyncIterator[Scene]:
+    async with World() as world:
+        made = Scene(world, tmp_path / "s.db", PolicySection(answer_timeout=answer_timeout))
+        try:
+            yield made
+        finally:
+            await made.stop()
+
+
+BAD_PAGES = [
+    Page(b"", status=500),
+    Page(b"", status=404),
+    Page(policy_text("none", [], 60), certificate="self-signed"),
+    Page(policy_text("none", [], 60), certificate="other-name"),
+    Page(policy_text("none", [], 60), certificate="expired"),
+    Page(policy_text("none", [], 60), content_type="text/html"),
+    Page(policy_text("enforce", ["a}b.example"], 60)),
+    Page(b"", manner="close"),
+    Page(b"", manner="silence"),
+]
+
+
+@pytest.mark.parametrize("page", BAD_PAGES)
+def test_law_1_a_changed_id_with_a_failing_fetch_keeps_the_policy(
+    tmp_path: Path, page: Page
+) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example", id="1")
+            assert (await s.decide()).outcome == "enforce"
+            s.world.names.put(TXT, "TXT", '"v=STSv1; id=2;"')
+            s.world.policy_hosts.pages[HOST] = page
+            await s.recheck()
+            decision = await s.decide()
+            assert (decision.outcome, decision.policy_id) == ("enforce", "1")
+            await s.restart()
+            assert (await s.decide()).outcome == "enforce"
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("defect", ["servfail", "nxdomain", "timeout", "cut"])
+def test_law_1_no_dns_answer_weakens_a_policy(tmp_path: Path, defect: Defect) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example", max_age=10_000)
+            await s.decide()
+            s.world.names.spoil(TXT, defect)
+            for _ in range(3):
+                await s.recheck()
+                assert (await s.decide()).outcome == "enforce"
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize(
+    "records", [('"v=STSv1; id=1;"', '"v=STSv1; id=2;"'), ('"v=STSv1"',), ('"v=STSv1; id=;"',)]
+)
+def test_law_1_no_txt_record_weakens_a_policy(tmp_path: Path, records: tuple[str, ...]) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example")
+            await s.decide()
+            s.world.names.put(TXT, "TXT", *records)
+            await s.recheck()
+            assert (await s.decide()).outcome == "enforce"
+
+    asyncio.run(play())
+
+
+def test_law_2_an_unchanged_id_does_not_prolong_a_policy(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example", max_age=1000)
+            first = await s.decide()
+            for _ in range(3):
+                await s.recheck()
+                again = await s.decide()
+                assert again.expires_at == first.expires_at
+                assert again.valid_until <= (first.expires_at or 0)
+            assert s.fetches == 1
+            s.world.policy_hosts.pages[HOST] = Page(b"", status=500)
+            s.clock.now = (first.expires_at or 0) + 0.001
+            decision = await s.decide()
+            assert (decision.outcome, decision.reason) == ("no-policy", "sts-policy-fetch-error")
+
+    asyncio.run(play())
+
+
+def test_law_2_a_restart_does_not_prolong_a_policy(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example", max_age=1000)
+            first = await s.decide()
+            s.clock.now += 900
+            await s.restart()
+            again = await s.decide()
+            assert (again.outcome, again.source) == ("enforce", "cache")
+            assert again.expires_at == first.expires_at
+
+    asyncio.run(play())
+
+
+def test_a_successful_refresh_prolongs_a_policy_even_without_dns(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example", max_age=1000)
+            first = await s.decide()
+            s.clock.now += 500
+            s.world.names.drop(TXT, "TXT")  # section 10.2: regardless of the TXT record
+            await s.resolver.refresh("bob.example")
+            assert (await s.decide()).expires_at == (first.expires_at or 0) + 500
+
+    asyncio.run(play())
+
+
+def test_law_4_a_domain_without_a_policy_is_let_through(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            decision = await s.decide()
+            assert (decision.outcome, decision.reason) == ("no-policy", "no-record")
+            assert decision.valid_until == s.clock.now + 1800
+            assert (await s.decide()).source == "cache"
+            s.world.names.spoil("_mta-sts.eve.example", "servfail")
+            decision = await s.resolver.decide("eve.example")
+            assert (decision.outcome, decision.reason) == ("no-policy", "dns-error")
+            assert decision.valid_until == s.clock.now + 60
+            assert s.counts["no-record"] == s.counts["dns-error"] == 1
+
+    asyncio.run(play())
+
+
+def test_law_6_an_answer_does_not_wait_for_a_slow_policy_host(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path, answer_timeout=0.2) as s:
+            await s.world.publish("bob.example")
+            good = s.world.policy_hosts.pages[HOST]
+            s.world.policy_hosts.pages[HOST] = Page(b"", manner="silence")
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            assert (await s.decide()).reason == "discovery-timeout"
+            assert loop.time() - began < 1.0
+            began = loop.time()
+            assert (await s.decide()).reason == "discovery-timeout"
+            assert loop.time() - began < 0.15  # who asks later does not wait again
+            await asyncio.wait(list(s.resolver._running))
+            s.world.policy_hosts.pages[HOST] = good
+            s.clock.now += 300
+            assert (await s.decide()).outcome == "enforce"
+
+    asyncio.run(play())
+
+
+def test_one_fetch_however_many_ask(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example")
+            decisions = await asyncio.gather(*(s.decide() for _ in range(50)))
+            assert {d.outcome for d in decisions} == {"enforce"}
+            assert s.fetches == 1
+
+    asyncio.run(play())
+
+
+def test_section_3_3_no_second_fetch_within_five_minutes(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example")
+            s.world.policy_hosts.pages[HOST] = Page(b"", status=500)
+            for _ in range(4):
+                assert (await s.decide()).reason == "sts-policy-fetch-error"
+                assert s.fetches == 1
+                s.clock.now += 99
+            await s.decide()
+            assert s.fetches == 2
+
+    asyncio.run(play())
+
+
+def test_a_changed_id_brings_the_new_policy(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example", id="1")
+            await s.decide()
+            await s.world.publish("bob.example", "testing", id="2")
+            await s.recheck()
+            decision = await s.decide()
+            assert (decision.outcome, decision.policy_id) == ("testing", "2")
+
+    asyncio.run(play())
+
+
+def test_mode_none_replaces_a_policy_at_once(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example", id="1")
+            await s.decide()
+            await s.world.publish("bob.example", "none", id="2")
+            await s.recheck()
+            assert (await s.decide()).outcome == "none"
+
+    asyncio.run(play())
+
+
+def test_max_age_zero_applies_once_and_is_not_kept(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example", max_age=0)
+            for count in (1, 2):
+                decision = await s.decide()
+                assert decision.outcome == "enforce"
+                assert decision.valid_until <= s.clock.now
+                assert s.fetches == count
+
+    asyncio.run(play())
+
+
+def test_a_store_that_cannot_be_written_loses_no_policy_while_we_run(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with World() as world:
+            (tmp_path / "file").write_text("not a folder")
+            s = Scene(world, tmp_path / "file" / "s.db", PolicySection())
+            await world.publish("bob.example")
+            assert (await s.decide()).outcome == "enforce"
+            assert s.counts["store-errors"] >= 1
+            assert (await s.decide()).outcome == "enforce"
+            await s.stop()
+
+    asyncio.run(play())

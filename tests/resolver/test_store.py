@@ -1,0 +1,83 @@
+"""The store in good days and bad: what lasts, and what is said where it cannot."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from smtp_sts.store import Stored, StoreError, open_store, repair
+
+
+def stored(domain: str = "bob.example", fetched_at: float = 1000.0) -> Stored:
+    return Stored(domain, "1", "version: STSv1\r\n", fetched_at, 2000.0, 1500.0, fetched_at)
+
+
+def test_policies_last_and_the_later_fetch_wins(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'deep' / 's.db'}"
+    store = open_store(url)
+    store.put([stored(fetched_at=1000.0), stored("b.example")])
+    store.put([stored(fetched_at=900.0)])
+    store.close()
+    store = open_store(url)
+    assert store.get(["bob.example", "c.example"]) == {"bob.example": stored()}
+    assert store.due(1600.0, 10) == ["bob.example", "b.example"]
+    store.postpone("b.example", 1700.0)
+    assert store.due(1600.0, 10) == ["bob.example"]
+    store.touch({"bob.example": 1900.0})
+    assert store.prune(1999.0, 1800.0) == 1
+    assert store.count() == 1
+    assert store.prune(2000.0, 0.0) == 1
+    store.close()
+
+
+def test_a_store_from_a_newer_version_is_not_touched(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    open_store(f"sqlite:///{path}").close()
+    with sqlite3.connect(path) as raw:
+        raw.execute("PRAGMA user_version=99")
+    raw.close()
+    with pytest.raises(StoreError, match="newer smtp-sts"):
+        open_store(f"sqlite:///{path}")
+    assert repair(f"sqlite:///{path}") is None
+
+
+def test_a_corrupt_store_is_set_aside_and_what_can_be_read_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    url = f"sqlite:///{path}"
+    store = open_store(url)
+    store.put([stored(f"d{n:04}.example") for n in range(2000)])
+    store.close()
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 4096] = b"\xff" * 4096
+    path.write_bytes(data)
+    told = repair(url)
+    assert told is not None and "set aside" in told
+    store = open_store(url)
+    assert 0 < store.count() < 2000
+    store.close()
+    assert len(list(tmp_path.glob("s.db.corrupt-*"))) == 1
+
+
+def test_a_file_that_is_no_store_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    path.write_bytes(b"garbage" * 1000)
+    with pytest.raises(StoreError, match="not a database"):
+        open_store(f"sqlite:///{path}")
+    told = repair(f"sqlite:///{path}")
+    assert told is not None and "0 policies saved" in told
+    store = open_store(f"sqlite:///{path}")
+    store.put([stored()])
+    store.close()
+
+
+def test_a_store_on_a_full_disk_says_so(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 's.db'}")
+    with store._begin() as connection:  # a full disk as SQLite sees one
+        connection.exec_driver_sql("PRAGMA max_page_count=10")
+    with pytest.raises(StoreError, match="free space"):
+        store.put([stored(f"d{n}.example") for n in range(5000)])
+    assert store.count() == 0
+    store.close()
