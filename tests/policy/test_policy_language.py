@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from smtp_sts.policy import (
     MAX_AGE,
+    MAX_RENDERED,
     MAX_SIZE,
     NextHopError,
     Policy,
@@ -34,7 +35,7 @@ GOOD = b"version: STSv1\r\nmode: enforce\r\nmx: mail.example.com\r\nmax_age: 604
         ([b"v=STSv1; id=a ; x=y"], "a"),
         ([b"v=STSv1;\tid=a\t;"], "a"),
         ([b"v=STSv1; ext.1-a_b=c:d; id=a"], "a"),
-        ([b"v=STSv1; id=first; id=second"], "first"),
+        ([b"v=STSv1; id=first; id=sec-ond"], "first"),
         ([b"v=STSv12; id=9;", b"v=STSv1; id=a;"], "a"),
         ([b"some text", b"v=spf1 -all", b"v=STSv1; id=a;"], "a"),
         ([b"v=STSv1; id=" + b"a" * 32], "a" * 32),
@@ -144,6 +145,13 @@ def test_law_5_an_mx_that_could_inject_is_refused(mx: str) -> None:
     assert (caught.value.slug, caught.value.line) == ("policy-mx", 3)
 
 
+def test_a_compact_policy_can_be_read_back_from_what_is_rendered() -> None:
+    lines = b"".join(b"mx:%x.cd\n" % n for n in range(7000))
+    policy = Policy.parse(b"version:STSv1\nmode:enforce\nmax_age:60\n" + lines)
+    assert len(policy.render()) > MAX_SIZE
+    assert Policy.parse(policy.render(), limit=MAX_RENDERED) == policy
+
+
 def test_max_age_over_a_year_is_capped() -> None:
     assert Policy.parse(GOOD.replace(b"604800", b"9999999999")).max_age == MAX_AGE
     assert Policy.parse(GOOD.replace(b"604800", b"0")).max_age == 0
@@ -164,6 +172,7 @@ def test_mode_none_needs_no_mx() -> None:
         ("*.example.com", "foo.bar.example.com", False),
         ("*.example.com", ".example.com", False),
         ("*.example.com", "mailexample.com", False),
+        ("kelvin.example.com", "\u212aelvin.example.com", False),
     ],
 )
 def test_section_4_1_patterns(pattern: str, host: str, right: bool) -> None:

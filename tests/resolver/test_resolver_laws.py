@@ -180,6 +180,21 @@ def test_law_2_a_restart_does_not_prolong_a_policy(tmp_path: Path) -> None:
     asyncio.run(play())
 
 
+def test_law_1_a_policy_of_the_largest_size_survives_a_restart(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example")
+            body = b"version:STSv1\nmode:enforce\nmax_age:9999\n"
+            body += b"".join(b"mx:%x.cd\n" % n for n in range(7000))
+            s.world.policy_hosts.pages[HOST] = Page(body)
+            first = await s.decide()
+            assert len(first.policy.mx if first.policy else ()) == 7000
+            await s.restart()
+            assert (await s.decide()).policy == first.policy
+
+    asyncio.run(play())
+
+
 def test_a_successful_refresh_prolongs_a_policy_even_without_dns(tmp_path: Path) -> None:
     async def play() -> None:
         async with scene(tmp_path) as s:

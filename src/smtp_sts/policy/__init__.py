@@ -11,13 +11,14 @@ Promises: bytes in, values or precise errors out; the errors are `ValueError`s w
 and a column where they help.
 """
 
-from smtp_sts.policy.document import MAX_AGE, MAX_SIZE, Mode, Policy
+from smtp_sts.policy.document import MAX_AGE, MAX_RENDERED, MAX_SIZE, Mode, Policy
 from smtp_sts.policy.errors import LanguageError, NextHopError, PolicyError, RecordError
 from smtp_sts.policy.nexthop import policy_domain, policy_host, policy_url, record_name
 from smtp_sts.policy.record import Record, find_record
 
 __all__ = [
     "MAX_AGE",
+    "MAX_RENDERED",
     "MAX_SIZE",
     "LanguageError",
     "Mode",

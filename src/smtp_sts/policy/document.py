@@ -25,6 +25,8 @@ Mode = Literal["enforce", "testing", "none"]
 
 #: Section 3.3 suggests 64 kilobytes, bytes.
 MAX_SIZE: Final = 64 * 1024
+#: What `render` makes of a policy of that size: a blank and a CR more on each line, bytes.
+MAX_RENDERED: Final = 2 * MAX_SIZE
 #: Section 3.2: maximum value of max_age, seconds (a year). More is capped, not refused.
 MAX_AGE: Final = 31557600
 
@@ -43,9 +45,9 @@ class Policy(msgspec.Struct, frozen=True):
     version: str = "STSv1"
 
     @classmethod
-    def parse(cls, body: bytes) -> Policy:
-        """Read a policy document. Raises PolicyError."""
-        return _parse(body)
+    def parse(cls, body: bytes, *, limit: int = MAX_SIZE) -> Policy:
+        """Read a policy document of at most `limit` bytes. Raises PolicyError."""
+        return _parse(body, limit)
 
     def matches(self, host: str) -> bool:
         """Whether mail may go to this MX host (section 4.1)."""
@@ -61,9 +63,9 @@ class Policy(msgspec.Struct, frozen=True):
         return "".join(f"{line}\r\n" for line in self.lines()).encode("ascii")
 
 
-def _parse(body: bytes) -> Policy:
-    if len(body) > MAX_SIZE:
-        raise PolicyError("policy-too-large", f"{len(body)} bytes; a policy has {MAX_SIZE} at most")
+def _parse(body: bytes, limit: int) -> Policy:
+    if len(body) > limit:
+        raise PolicyError("policy-too-large", f"{len(body)} bytes; a policy has {limit} at most")
     if body.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise PolicyError(
             "policy-byte-order-mark",

@@ -42,7 +42,10 @@ def check_pattern(text: str) -> str:
 
 def matches(pattern: str, host: str) -> bool:
     """Whether an MX host matches a pattern; `*.` stands for exactly one label (section 4.1)."""
-    host = host.removesuffix(".").lower()
+    host = host.removesuffix(".")
+    if not host.isascii():  # no lower() of another script may turn into a pattern's letters
+        return False
+    host = host.lower()
     if pattern.startswith("*."):
         label, dot, rest = host.partition(".")
         return bool(label and dot) and rest == pattern[2:]

@@ -70,15 +70,14 @@ def _parse(text: bytes) -> Record:
             raise RecordError(
                 "record-field", f"{shown(field)} is no field: write name=value", column=column
             )
-        if name == b"id":
+        if name == b"id" and policy_id is None:  # section 3.2: of duplicates the first counts
             if not _ID.fullmatch(value):
                 raise RecordError(
                     "record-id",
                     f"id {shown(value)} is not 1 to 32 letters and digits",
                     column=column,
                 )
-            if policy_id is None:  # of duplicates the first counts
-                policy_id = value.decode("ascii")
+            policy_id = value.decode("ascii")
         elif not _VALUE.fullmatch(value):
             raise RecordError(
                 "record-field", f"{shown(field)}: a value has no blank, = or ;", column=column

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final
 
 from smtp_sts.config import PolicySection
-from smtp_sts.policy import Policy, PolicyError
+from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError
 from smtp_sts.resolver.decision import Decision, Step
 from smtp_sts.resolver.discovery import Found, Reach, discover
 from smtp_sts.resolver.keeper import Keeper
@@ -141,7 +141,7 @@ class Resolver:
         state = _State()
         if stored is not None:
             try:
-                state.policy = Policy.parse(stored.body.encode())
+                state.policy = Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
                 state.stored = stored
                 state.reason = "policy-found"
             except PolicyError as error:  # somebody else wrote into our file
