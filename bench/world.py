@@ -127,7 +127,7 @@ def certificates(domains: int, folder: Path) -> ssl.SSLContext:
     def choose(tls: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
         tls.context = by_name.get(name or "", front)
 
-    front.sni_callback = choose  # type: ignore[assignment]
+    front.sni_callback = choose
     return front
 
 
