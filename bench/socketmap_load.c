@@ -29,12 +29,19 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-static void ask(struct conn *c) {
-    if (cold && asked == keys) return;
-    const char *request = requests[cold ? asked : (int)(c->key++ % keys)];
-    asked += cold;
-    c->sent_at[c->tail++ % MAX_DEPTH] = now();
-    if (send(c->fd, request, strlen(request), 0) < 0) { perror("send"); exit(1); }
+/* Requests that are due together go out together, as those of a client that pipelines do. */
+static void ask(struct conn *c, int count) {
+    static char out[BUFFER * 16];
+    size_t size = 0;
+    while (count-- > 0 && !(cold && asked == keys)) {
+        const char *request = requests[cold ? asked : (int)(c->key++ % keys)];
+        size_t length = strlen(request);
+        asked += cold;
+        c->sent_at[c->tail++ % MAX_DEPTH] = now();
+        memcpy(out + size, request, length);
+        size += length;
+    }
+    if (size && send(c->fd, out, size, 0) < 0) { perror("send"); exit(1); }
 }
 
 static void read_keys(const char *path, const char *map) {
@@ -63,7 +70,7 @@ static int dial(const char *host, int port) {
 }
 
 static void take(struct conn *c) {
-    int got = recv(c->fd, c->buf + c->len, BUFFER - c->len, 0), at = 0;
+    int got = recv(c->fd, c->buf + c->len, BUFFER - c->len, 0), at = 0, answered = 0;
     if (got <= 0) { fprintf(stderr, "closed by the server after %ld\n", done); exit(1); }
     c->len += got;
     for (;;) {
@@ -78,9 +85,10 @@ static void take(struct conn *c) {
         if (latencies < MAX_LATENCIES) latency[latencies++] = took;
         done++;
         at = p + 1 + size + 1;
-        ask(c);
+        answered++;
     }
     memmove(c->buf, c->buf + at, c->len -= at);
+    ask(c, answered);
 }
 
 int main(int argc, char **argv) {
@@ -100,7 +108,7 @@ int main(int argc, char **argv) {
     }
     double start = now(), end = start + (cold ? 60 : seconds);
     for (int i = 0; i < count; i++)
-        for (int d = 0; d < depth; d++) ask(&conns[i]);
+        ask(&conns[i], depth);
     struct epoll_event events[256];
     while (now() < end && !(cold && done == keys)) {
         int n = epoll_wait(poll, events, 256, 200);
