@@ -9,6 +9,7 @@ is logged and does not keep the daemon from answering (law 4: mail must not wait
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -27,6 +28,8 @@ from smtp_sts.store import StoreError, open_store, repair
 MAX_DEFAULT_WORKERS: Final = 4
 #: A worker that dies is started again, after this pause where it died young (seconds).
 RESTART_SECONDS: Final = 1.0
+#: Most of what a look-up makes is freed by reference counts; the collector is asked less often.
+GC_THRESHOLDS: Final = (20_000, 20, 50)
 #: Workers that do not end by themselves are killed after this long (seconds).
 KILL_SECONDS: Final = 4.0
 
@@ -89,6 +92,11 @@ class _Supervisor:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
+        # What is loaded by now stays, shared by all workers: nothing for the collector to look at,
+        # which would be paid for by cold look-ups and in copied pages.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         self._start_all()
         where = ", ".join(str(address) for address in self._open) or "sockets of systemd"
         _log.info("ready on %s with %d workers", where, len(self._workers))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import secrets
+import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +37,8 @@ ATTEMPT_SECONDS: Final = 1.5
 ROUNDS: Final = 2
 #: CNAMEs whose target the resolver left out are asked for by us, so many times.
 MAX_ALIASES: Final = 8
+#: Failures that are a resolver's answer, not the want of one.
+_ANSWERED: Final = ("dns-servfail", "dns-refused", "dns-malformed")
 _MAX_RESOLVERS: Final = 3  # as resolv.conf(5) has it
 
 
@@ -70,7 +72,12 @@ class Dns:
     ) -> None:
         self.nameservers = tuple(nameservers)
         self._timeout = timeout
-        self._trust_ad = trust_ad
+        self._trusted = {
+            server: ipaddress.ip_address(server[0].partition("%")[0]).is_loopback
+            if trust_ad is None
+            else trust_ad
+            for server in self.nameservers
+        }
 
     async def query(self, name: str, rrtype: int) -> Answer:
         """Ask for the records of a name. Raises NetFailure."""
@@ -120,7 +127,7 @@ class Dns:
         raise NetFailure("dns-cname-loop", f"the CNAMEs of {name} lead nowhere")
 
     async def _ask(self, name: str, rrtype: int) -> tuple[Message, bool]:
-        failure = NetFailure("dns-unreachable", "no name server is configured")
+        failure: NetFailure | None = None
         for _ in range(ROUNDS):
             for server in self.nameservers:
                 shown = f"{server[0]}:{server[1]}"
@@ -145,12 +152,7 @@ class Dns:
                     )
                     continue
                 if message.rcode in (NOERROR, NXDOMAIN):
-                    trusted = (
-                        ipaddress.ip_address(server[0].partition("%")[0]).is_loopback
-                        if self._trust_ad is None
-                        else self._trust_ad
-                    )
-                    return message, trusted
+                    return message, self._trusted[server]
                 if message.rcode == dnswire.SERVFAIL:
                     failure = NetFailure(
                         "dns-servfail", f"resolver {shown} says SERVFAIL for {name}"
@@ -160,15 +162,19 @@ class Dns:
                         "dns-refused",
                         f"resolver {shown} refuses {name} with code {message.rcode}",
                     )
-            if failure.slug in ("dns-servfail", "dns-refused", "dns-malformed"):
+            if failure is not None and failure.slug in (
+                "dns-servfail",
+                "dns-refused",
+                "dns-malformed",
+            ):
                 break  # they have answered: asking again at once changes nothing
-        raise failure
+        raise failure or NetFailure("dns-unreachable", "no name server is configured")
 
 
 async def _exchange(server: tuple[str, int], name: str, rrtype: int) -> Message:
     """One question to one resolver. Raises OSError, WireError, TimeoutError (of the caller's)."""
     loop = asyncio.get_running_loop()
-    message_id = secrets.randbits(16)
+    message_id = int.from_bytes(os.urandom(2), "big")
     packet = dnswire.query(message_id, name, rrtype)
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     # A socket of its own for each question: the kernel gives it an unpredictable source port, and

@@ -12,7 +12,6 @@ import asyncio
 import errno
 import ssl
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import h11
@@ -32,6 +31,7 @@ CONNECT_ALL_SECONDS: Final = 30.0
 MAX_ADDRESSES: Final = 8
 _MAX_HEADERS: Final = 32 * 1024
 
+_MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
 _NO_ISSUER: Final = "is of an issuer that is not trusted, or its chain is not whole"
 
 # X509_V_ERR_... of OpenSSL.
@@ -267,16 +267,17 @@ async def _get(
 
 
 def _summary(certificate: Mapping[str, Any] | None) -> dict[str, object]:
-    certificate = certificate or {}
+    certificate = certificate or {}  # never empty where verification is on
     names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
     issuer = {key: value for rdn in certificate.get("issuer", ()) for key, value in rdn}
-    until = ssl.cert_time_to_seconds(certificate["notAfter"]) if certificate else 0
     return {
         "subject_names": names,
         "issuer": issuer.get("commonName") or issuer.get("organizationName") or "?",
-        "not_after": _rfc3339(until),
+        "not_after": _rfc3339(str(certificate.get("notAfter", ""))),
     }
 
 
-def _rfc3339(when: float) -> str:
-    return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def _rfc3339(text: str) -> str:
+    """OpenSSL's `Nov 24 03:07:06 2027 GMT` as RFC 3339; strptime would cost 0.05 ms."""
+    month, day, clock, year = text.split()[:4]
+    return f"{year}-{_MONTHS.index(month) // 3 + 1:02}-{int(day):02}T{clock}Z"
