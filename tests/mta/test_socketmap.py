@@ -215,6 +215,19 @@ def test_keys_that_can_have_no_policy_cost_nothing(tmp_path: Path, payload: byte
     asyncio.run(play())
 
 
+def test_law_6_an_answer_comes_whatever_hangs_behind_it(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with serving(tmp_path) as (client, asked, service):
+            service.deadline = 0.1
+            asked.slow["bob.example"] = asyncio.Event()  # never set
+            client.send("bob.example", "x.example")
+            assert [await client.read() for _ in range(2)] == [NOT_FOUND, NOT_FOUND]
+            assert service.counts["answer-deadline"] == 1
+            assert not any(b"bob" in request for request in service.table.replies)
+
+    asyncio.run(play())
+
+
 def test_every_form_of_a_next_hop_leads_to_its_policy_domain(tmp_path: Path) -> None:
     async def play() -> None:
         async with serving(tmp_path) as (client, asked, _):

@@ -32,6 +32,8 @@ from smtp_sts.resolver.decision import Decision, as_data
 MAX_PENDING: Final = 256
 #: Bytes of an unfinished request, at most.
 MAX_BUFFER: Final = netstring.MAX_REQUEST + 16
+#: Law 6, whatever hangs behind a look-up (another worker, the disk), seconds.
+DEADLINE: Final = 4.9
 #: The map that answers with the whole decision, for `smtp-sts query --server`.
 EXPLAIN: Final = "explain"
 
@@ -44,10 +46,18 @@ Decide = Callable[[str], Awaitable[Decision]]
 class Service:
     """What the connections of one process share."""
 
-    __slots__ = ("connections", "counts", "decide", "idle", "table", "tasks")
+    __slots__ = ("connections", "counts", "deadline", "decide", "idle", "table", "tasks")
 
-    def __init__(self, decide: Decide, table: ReadyTable, counts: dict[str, int]) -> None:
+    def __init__(
+        self,
+        decide: Decide,
+        table: ReadyTable,
+        counts: dict[str, int],
+        *,
+        deadline: float = DEADLINE,
+    ) -> None:
         self.decide = decide
+        self.deadline = deadline
         self.table = table
         self.counts = counts
         self.connections: set[Socketmap] = set()
@@ -207,7 +217,8 @@ class Socketmap(asyncio.Protocol):
         self, slot: _Slot, map_name: str, key: bytes, domain: str, request: bytes
     ) -> None:
         try:
-            decision = await self._service.decide(domain)
+            async with asyncio.timeout(self._service.deadline):
+                decision = await self._service.decide(domain)
             if map_name == EXPLAIN:
                 data = as_data(key.decode("utf-8"), decision, replies(decision))
                 slot.reply = netstring.encode(b"OK " + msgspec.json.encode(data))
@@ -215,6 +226,9 @@ class Socketmap(asyncio.Protocol):
                 slot.reply = netstring.encode(profile_of(map_name)(decision).encode("ascii"))
                 if decision.valid_until > time() and b"," not in request:
                     self._table.add(request, slot.reply, domain, decision.valid_until)
+        except TimeoutError:
+            self._service.count("answer-deadline")
+            slot.reply = _NOT_FOUND  # law 4: fail open
         finally:
             if slot.reply is None:  # law 4: a defect of ours lets mail through
                 self._service.count("internal-errors")
