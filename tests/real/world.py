@@ -21,9 +21,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .certificates import Authority
+from smtp_sts.lab.authority import Authority, Variant
+
 from .machine import Process, directory, listening, namespace, process, run, writable
 
+_VARIANTS: Final[dict[str, Variant]] = {
+    "wrong-name": "other-name",
+    "expired": "expired",
+    "self-signed": "self-signed",
+}
 SUITES: Final = {"3.7": "bookworm", "3.10": "trixie"}
 ALICE: Final = "198.51.100.10"
 NAME_SERVER: Final = "198.51.100.53"
@@ -257,13 +263,7 @@ def _description(authority: Authority, events: Path) -> dict[str, Any]:
     def certificate(site: Site) -> str | None:
         if not site.certificate:
             return None
-        return str(
-            authority.issue(
-                "mallory.example" if site.certificate == "wrong-name" else site.mx,
-                expired=site.certificate == "expired",
-                self_signed=site.certificate == "self-signed",
-            )
-        )
+        return str(authority.issue(site.mx, variant=_VARIANTS.get(site.certificate, "good")))
 
     addresses = _addresses()
     with_policy = [site for site in SITES.values() if site.mode]

@@ -20,9 +20,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from smtp_sts.config import PolicySection
 from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError
-from smtp_sts.resolver.decision import Decision, Step
+from smtp_sts.resolver.decision import Decision, Source, Step
 from smtp_sts.resolver.discovery import Found, Reach, discover
 from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.store import Stored
@@ -101,7 +103,7 @@ class Resolver:
         if live is not None:
             if now - live.used_at > TOUCH_SECONDS:
                 self._keeper.touch(domain, now)
-                state.stored = _with(live, used_at=now)
+                state.stored = msgspec.structs.replace(live, used_at=now)
             if state.task is None and now >= state.next_check:
                 self._start(domain, state, refresh=False)
             return self._cached(domain, state, live, now)
@@ -161,13 +163,13 @@ class Resolver:
         until = min(stored.expires_at, max(state.next_check, now + 1.0))
         return _decision(domain, state, stored, until, "cache")
 
-    def _without(self, domain: str, state: _State, source: str) -> Decision:
+    def _without(self, domain: str, state: _State, source: Source) -> Decision:
         return Decision(
             domain,
             "no-policy",
             state.reason,
             state.detail,
-            source="cache" if source == "cache" else "network",
+            source=source,
             valid_until=state.next_check,
             steps=state.steps,
         )
@@ -326,14 +328,7 @@ def _live(state: _State, now: float) -> Stored | None:
     return stored if stored is not None and now < stored.expires_at else None
 
 
-def _with(stored: Stored, *, used_at: float) -> Stored:
-    return Stored(
-        stored.domain, stored.policy_id, stored.body, stored.fetched_at, stored.expires_at,
-        stored.refresh_at, used_at,
-    )  # fmt: skip
-
-
-def _decision(domain: str, state: _State, stored: Stored, until: float, source: str) -> Decision:
+def _decision(domain: str, state: _State, stored: Stored, until: float, source: Source) -> Decision:
     policy = state.policy
     assert policy is not None
     return Decision(
@@ -342,7 +337,7 @@ def _decision(domain: str, state: _State, stored: Stored, until: float, source: 
         reason="policy-found",
         policy=policy,
         policy_id=stored.policy_id,
-        source="cache" if source == "cache" else "network",
+        source=source,
         fetched_at=stored.fetched_at,
         expires_at=stored.expires_at,
         valid_until=until,

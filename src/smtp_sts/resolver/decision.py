@@ -14,6 +14,7 @@ import msgspec
 from smtp_sts.policy import Policy
 
 Outcome = Literal["enforce", "testing", "none", "no-policy", "dane", "temporary-failure"]
+Source = Literal["network", "cache"]
 
 #: reason slug -> what it means, for people.
 REASONS: Final[dict[str, str]] = {
@@ -51,7 +52,7 @@ class Decision(msgspec.Struct, frozen=True):
     detail: str = ""
     policy: Policy | None = None
     policy_id: str = ""
-    source: Literal["network", "cache"] = "network"
+    source: Source = "network"
     fetched_at: float | None = None
     expires_at: float | None = None
     valid_until: float = 0.0
