@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
@@ -319,5 +320,27 @@ def test_a_store_that_cannot_be_written_loses_no_policy_while_we_run(tmp_path: P
             assert s.counts["store-errors"] >= 1
             assert (await s.decide()).outcome == "enforce"
             await s.stop()
+
+    asyncio.run(play())
+
+
+def test_law_1_a_store_that_could_not_be_read_is_read_again(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example")
+            assert (await s.decide()).outcome == "enforce"
+            await s.stop()
+            s.world.names.spoil(TXT, "servfail")
+            with closing(sqlite3.connect(tmp_path / "s.db", isolation_level=None)) as other:
+                other.execute("PRAGMA locking_mode=EXCLUSIVE")
+                other.execute("BEGIN EXCLUSIVE")
+                s.start()
+                decision = await s.decide()
+                assert decision.outcome == "no-policy"
+                assert decision.valid_until == 0.0  # not to be kept by anybody
+                assert s.counts["store-errors"] == 1
+            s.keeper._next_try = 0.0  # thirty seconds later
+            assert (await s.decide()).outcome == "enforce"
+            assert s.fetches == 1
 
     asyncio.run(play())

@@ -27,7 +27,7 @@ from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError
 from smtp_sts.resolver.decision import Decision, Source, Step
 from smtp_sts.resolver.discovery import Found, Reach, discover
 from smtp_sts.resolver.keeper import Keeper
-from smtp_sts.store import Stored
+from smtp_sts.store import Stored, StoreError
 
 #: Domains whose state is kept in memory; the least recently asked for go first.
 STATES_LIMIT: Final = 50_000
@@ -47,7 +47,7 @@ class _State:
     """What one process knows of a domain; times are seconds since the epoch."""
 
     __slots__ = ("detail", "failures", "next_check", "policy", "reason", "retry_at", "started",
-                 "steps", "stored", "task", "used_at")  # fmt: skip
+                 "steps", "stored", "task", "unread", "used_at")  # fmt: skip
 
     def __init__(self) -> None:
         self.stored: Stored | None = None
@@ -61,6 +61,8 @@ class _State:
         self.used_at = 0.0
         self.started = 0.0
         self.task: asyncio.Task[Decision] | None = None
+        #: the store could not be read: that there is no policy is not known yet
+        self.unread = False
 
 
 class Resolver:
@@ -91,11 +93,8 @@ class Resolver:
         """What applies to a policy domain now; see `Decision`. Never raises for its input."""
         now = self._clock()
         state = self._states.get(domain)
-        if state is None:
-            stored = await self._keeper.get(domain)
-            state = self._states.get(domain)
-            if state is None:
-                state = self._remember(domain, stored)
+        if state is None or state.unread:
+            state = await self._read(domain)
         else:
             self._states.move_to_end(domain)
         state.used_at = now
@@ -123,9 +122,8 @@ class Resolver:
         """
         now = self._clock()
         state = self._states.get(domain)
-        if state is None:
-            stored = await self._keeper.get(domain)
-            state = self._states.get(domain) or self._remember(domain, stored)
+        if state is None or state.unread:
+            state = await self._read(domain)
         if now < state.retry_at:
             await self._keeper.postpone(domain, state.retry_at)
         elif state.task is None and self._start(domain, state, refresh=True) and state.task:
@@ -139,9 +137,23 @@ class Resolver:
 
     # -- what is known ------------------------------------------------------------------------
 
-    def _remember(self, domain: str, stored: Stored | None) -> _State:
-        state = _State()
-        if stored is not None:
+    async def _read(self, domain: str) -> _State:
+        """The state of a domain that the store has not been asked for, or has not answered for."""
+        try:
+            stored, unread = await self._keeper.get(domain), False
+        except StoreError:
+            # Law 1: a store that cannot be read may hold a policy. What the network says is used
+            # meanwhile, and the store is asked again with the next query.
+            stored, unread = None, True
+        state = self._states.get(domain)
+        if state is None:
+            state = self._remember(domain)
+            state.unread = unread
+        elif state.unread:
+            state.unread = unread
+        else:
+            return state
+        if stored is not None and state.stored is None:
             try:
                 state.policy = Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
                 state.stored = stored
@@ -149,6 +161,10 @@ class Resolver:
             except PolicyError as error:  # somebody else wrote into our file
                 self._count("store-invalid")
                 _log.error("%s: the policy in the store is not valid: %s", domain, error)
+        return state
+
+    def _remember(self, domain: str) -> _State:
+        state = _State()
         self._states[domain] = state
         if len(self._states) > STATES_LIMIT:
             for old, candidate in self._states.items():
@@ -170,7 +186,7 @@ class Resolver:
             state.reason,
             state.detail,
             source=source,
-            valid_until=state.next_check,
+            valid_until=0.0 if state.unread else state.next_check,
             steps=state.steps,
         )
 
@@ -307,7 +323,7 @@ class Resolver:
         changed = state.policy != policy
         state.stored, state.policy = stored, policy
         state.reason, state.detail = "policy-found", ""
-        state.failures, state.retry_at = 0, 0.0
+        state.failures, state.retry_at, state.unread = 0, 0.0, False
         state.next_check = now + settings.recheck_interval
         self._count("policies-fetched")
         # The answer follows when the policy is safe on disk; a disk that hangs does not hold it.

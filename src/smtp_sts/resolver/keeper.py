@@ -1,8 +1,9 @@
 """The store as the event loop sees it: batched, in a thread of its own, and never in the way.
 
 Promises: reads and writes that come together make one transaction each; a write that the store
-refuses is kept in memory, read from there, tried again, logged once, and counted (law 7). Must not
-raise for trouble with the store: without one the daemon goes on from memory (law 4).
+refuses is kept in memory, read from there, tried again, logged once, and counted (law 7); a read
+that the store refuses is told apart from "nothing kept" (law 1), and is the only trouble that is
+raised: without a store the daemon goes on from memory (law 4).
 """
 
 from __future__ import annotations
@@ -44,7 +45,10 @@ class Keeper:
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
 
     async def get(self, domain: str) -> Stored | None:
-        """The policy kept for a domain, expired or not; None where there is none."""
+        """The policy kept for a domain, expired or not; None where there is none.
+
+        Raises StoreError where the store could not be read: then nothing is known.
+        """
         for kept in (self._writes, self._unsaved):
             if domain in kept:
                 return kept[domain]
@@ -96,10 +100,13 @@ class Keeper:
             await self._reading.wait()
             self._reading.clear()
             batch, self._reads = self._reads, {}
-            nothing: dict[str, Stored] = {}
-            found = await self._try(partial(Store.get, domains=list(batch)), nothing)
+            found = await self._try(partial(Store.get, domains=list(batch)), None)
             for domain, future in batch.items():
-                if not future.done():
+                if future.done():
+                    continue
+                if found is None:
+                    future.set_exception(StoreError(self._trouble))
+                else:
                     future.set_result(found.get(domain))
 
     async def _write(self) -> None:
