@@ -40,7 +40,7 @@ LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --custom-compile-command "make lock" --extra lab pyproject.toml
 lock:
 	$(LOCK) -o requirements/lab.txt
-	$(LOCK) --group test -o requirements/test.txt
+	$(LOCK) --extra postgresql --group test -o requirements/test.txt
 
 clean:
 	rm -rf $(VENV) bench/out

@@ -12,6 +12,8 @@ import ipaddress
 import os
 import re
 import tomllib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
@@ -125,12 +127,28 @@ def parse_address(text: str) -> Address:
     return TcpAddress(host.strip("[]"), int(port))
 
 
-def listeners(config: Config) -> list[Address]:
-    """The addresses of `[policy] listen`, each once."""
-    listen = config.policy.listen
-    return list(
-        dict.fromkeys(parse_address(t) for t in ([listen] if isinstance(listen, str) else listen))
-    )
+#: What is spoken on a listening socket; systemd's FileDescriptorName= says it by the same words.
+Protocol = Literal["socketmap"]
+#: protocol -> the key that says where it listens.
+LISTEN_KEYS: Final[dict[Protocol, tuple[str, str]]] = {
+    "socketmap": ("policy", "listen"),
+}
+
+
+def listeners(config: Config) -> dict[Address, Protocol]:
+    """Every address that is listened on, and what is spoken there. Raises ConfigError."""
+    found: dict[Address, Protocol] = {}
+    for protocol in LISTEN_KEYS:
+        for address in _addresses(config, protocol):
+            if found.setdefault(address, protocol) != protocol:
+                raise ConfigError(f"{address} cannot speak {found[address]} and {protocol}")
+    return found
+
+
+def _addresses(config: Config, protocol: Protocol) -> list[Address]:
+    section, key = LISTEN_KEYS[protocol]
+    listen: str | list[str] = getattr(getattr(config, section), key)
+    return [parse_address(t) for t in ([listen] if isinstance(listen, str) else listen) if t]
 
 
 def nameservers(config: Config) -> list[tuple[str, int]]:
@@ -193,9 +211,16 @@ def parse(text: str, name: str = "configuration") -> Config:
         what, _, where = str(error).partition(" - at `$")
         path = tuple(re.findall(r"\w+", where.split("[")[0]))
         raise ConfigError(f"{_place(text, name, path)}{'.'.join(path)}: {what}") from None
-    for path, check in ((("policy", "listen"), listeners), (("dns", "nameservers"), nameservers)):
+    checks: list[tuple[tuple[str, str], Callable[[], object]]] = [
+        (path, partial(_addresses, config, protocol)) for protocol, path in LISTEN_KEYS.items()
+    ]
+    checks += [
+        (("policy", "listen"), partial(listeners, config)),
+        (("dns", "nameservers"), partial(nameservers, config)),
+    ]
+    for path, check in checks:
         try:
-            check(config)
+            check()
         except ConfigError as error:
             raise ConfigError(f"{_place(text, name, path)}{'.'.join(path)}: {error}") from None
     if not re.fullmatch(r"0?[0-7]{3}", config.policy.socket_mode):

@@ -75,7 +75,7 @@ class _Supervisor:
         self._config_path = config_path
         self._config = config
         self._handed = sockets.activated()
-        self._open: dict[Address, socket.socket] = {}
+        self._open: dict[Address, sockets.Listener] = {}
         self._peers: list[socket.socket] = []
         self._workers: dict[int, tuple[int, float]] = {}  # pid -> (index, since)
         self._retired: set[int] = set()
@@ -125,20 +125,21 @@ class _Supervisor:
 
     def _listen(self, config: Config) -> None:
         wanted = listeners(config)
-        fresh: dict[Address, socket.socket] = {}
+        fresh: dict[Address, sockets.Listener] = {}
         try:
-            for address in wanted:
-                if address not in self._open:
-                    fresh[address] = sockets.open_listener(address, config.policy)
+            for address, protocol in wanted.items():
+                known = self._open.get(address)
+                sock = known.sock if known else sockets.open_listener(address, config.policy)
+                fresh[address] = sockets.Listener(protocol, sock)
         except OSError:
-            for listener in fresh.values():
-                listener.close()
-            sockets.remove_unix(fresh)
+            for address in [a for a in fresh if a not in self._open]:
+                fresh[address].sock.close()
+                sockets.remove_unix([address])
             raise
         for address in [a for a in self._open if a not in wanted]:
-            self._open.pop(address).close()
+            self._open.pop(address).sock.close()
             sockets.remove_unix([address])
-        self._open.update(fresh)
+        self._open = fresh
 
     def _start_all(self) -> None:
         self._peers = [peers.listener() for _ in range(worker_count(self._config))]
@@ -242,7 +243,7 @@ class _Supervisor:
 
     def _stop(self) -> None:
         for listener in self._open.values():
-            listener.close()
+            listener.sock.close()
         sockets.remove_unix(self._open)
         waiting = {*self._workers, *self._retired}
         for pid in waiting:
@@ -266,7 +267,7 @@ class _Supervisor:
 def _run_loop(
     config: Config,
     index: int,
-    open_listeners: list[socket.socket],
+    open_listeners: list[sockets.Listener],
     peer_listeners: list[socket.socket],
     tell: int,
     supervisor: int,

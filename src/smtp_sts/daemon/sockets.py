@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import itertools
 import os
 import pwd
 import socket
 import stat
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from smtp_sts.config import Address, ConfigError, PolicySection, TcpAddress
+from smtp_sts.config import (
+    LISTEN_KEYS,
+    Address,
+    ConfigError,
+    PolicySection,
+    Protocol,
+    TcpAddress,
+)
 
 BACKLOG: Final = 1024
 #: The first descriptor of systemd socket activation, sd_listen_fds(3).
@@ -25,6 +33,13 @@ _FIRST_FD: Final = 3
 
 class ListenError(OSError):
     """An address that cannot be listened on."""
+
+
+class Listener(NamedTuple):
+    """A listening socket, and what is spoken on it."""
+
+    protocol: Protocol
+    sock: socket.socket
 
 
 def open_listener(address: Address, settings: PolicySection) -> socket.socket:
@@ -93,15 +108,22 @@ def owner_of(settings: PolicySection) -> tuple[int, int]:
     return owner, group
 
 
-def activated() -> list[socket.socket]:
-    """The sockets that systemd hands over (sd_listen_fds(3)); empty without socket activation."""
+def activated() -> list[Listener]:
+    """The sockets that systemd hands over (sd_listen_fds(3)); empty without socket activation.
+
+    FileDescriptorName= in the socket unit names the protocol; any other name means socketmap.
+    """
     if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
         return []
     count = int(os.environ.pop("LISTEN_FDS", "0"))
-    found = [socket.socket(fileno=fd) for fd in range(_FIRST_FD, _FIRST_FD + count)]
-    for listener in found:
-        listener.setblocking(False)
-        listener.set_inheritable(False)
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    spoken = {str(protocol): protocol for protocol in LISTEN_KEYS}
+    found = []
+    for fd, name in itertools.zip_longest(range(_FIRST_FD, _FIRST_FD + count), names[:count]):
+        sock = socket.socket(fileno=fd)
+        sock.setblocking(False)
+        sock.set_inheritable(False)
+        found.append(Listener(spoken.get(name, "socketmap"), sock))
     return found
 
 

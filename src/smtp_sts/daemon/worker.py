@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from smtp_sts.config import Config
+from smtp_sts.config import Config, Protocol
 from smtp_sts.daemon.peers import Peers
+from smtp_sts.daemon.sockets import Listener
 from smtp_sts.mta.lookup import reach_of
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.socketmap import Service, Socketmap
@@ -41,7 +42,7 @@ _log = logging.getLogger(__name__)
 async def run(
     config: Config,
     index: int,
-    listeners: Sequence[socket.socket],
+    listeners: Sequence[Listener],
     peer_listeners: Sequence[socket.socket],
     ready: Callable[[], None],
     supervisor: int,
@@ -73,15 +74,19 @@ async def run(
     resolver.on_change = peers.changed
     await peers.start()
     service = Service(peers.decide, table, counts)
-    for listener in listeners:
-        _accept_on(loop, listener, service)
+    #: protocol -> what speaks it, one object a connection
+    speakers: dict[Protocol, Callable[[], asyncio.BaseProtocol]] = {
+        "socketmap": lambda: Socketmap(service),
+    }
+    for protocol, sock in listeners:
+        _accept_on(loop, sock, service, speakers[protocol])
     background = asyncio.create_task(_background(config, keeper, peers)) if index == 0 else None
     ready()
 
     waits = [asyncio.create_task(ended.wait()), asyncio.create_task(retired.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for listener in listeners:
-        loop.remove_reader(listener.fileno())
+    for _, sock in listeners:
+        loop.remove_reader(sock.fileno())
     if background is not None:
         background.cancel()
     if not ended.is_set():
@@ -99,7 +104,12 @@ async def run(
         )
 
 
-def _accept_on(loop: asyncio.AbstractEventLoop, listener: socket.socket, service: Service) -> None:
+def _accept_on(
+    loop: asyncio.AbstractEventLoop,
+    listener: socket.socket,
+    service: Service,
+    speaker: Callable[[], asyncio.BaseProtocol],
+) -> None:
     tasks: set[asyncio.Task[object]] = set()
 
     def accept() -> None:
@@ -119,7 +129,7 @@ def _accept_on(loop: asyncio.AbstractEventLoop, listener: socket.socket, service
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         task: asyncio.Task[object] = asyncio.ensure_future(
-            loop.connect_accepted_socket(lambda: Socketmap(service), sock)
+            loop.connect_accepted_socket(speaker, sock)
         )
         tasks.add(task)
         task.add_done_callback(tasks.discard)
