@@ -76,6 +76,26 @@ class StoreSection(Struct, frozen=True, forbid_unknown_fields=True):
     url: str = "sqlite:////var/lib/smtp-sts/smtp-sts.db"
 
 
+#: What a Postfix can be told where no policy says how (smtp_tls_policy_maps), from weak to strong.
+Level = Literal["none", "may", "encrypt", "dane", "dane-only"]
+
+
+class FixedPolicy(Struct, frozen=True, forbid_unknown_fields=True):
+    """A policy that the operator writes down instead of the domain."""
+
+    mode: Literal["enforce", "testing"]
+    mx: list[str]
+
+
+class Override(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[overrides]`, the rule for one domain or `.suffix`; one without a word lifts a wider one."""
+
+    off: bool = False
+    level: Level | None = None
+    policy: FixedPolicy | None = None
+    testing_as_enforce: bool = False
+
+
 class LogSection(Struct, frozen=True, forbid_unknown_fields=True):
     """`[log]`: what is written to standard error."""
 
@@ -89,6 +109,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     dns: DnsSection = DnsSection()
     network: NetworkSection = NetworkSection()
     store: StoreSection = StoreSection()
+    overrides: dict[str, Override] = {}
     log: LogSection = LogSection()
 
 
@@ -183,14 +204,19 @@ def _line_of(text: str, path: tuple[str, ...]) -> int | None:
     section: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         if head := re.match(r"\s*\[+\s*([\w.\-\"' ]+?)\s*\]", line):
-            section = tuple(p.strip(" \"'") for p in head[1].split("."))
+            section = _parts(head[1])
             if section == path:
                 return number
             continue
         key = re.match(r"\s*([\w.\-\"' ]+?)\s*=", line)
-        if key and (*section, *(p.strip(" \"'") for p in key[1].split("."))) == path:
+        if key and (*section, *_parts(key[1])) == path:
             return number
     return None
+
+
+def _parts(dotted: str) -> tuple[str, ...]:
+    """The parts of a TOML key; a dot within quotes does not part."""
+    return tuple(part.strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.\s]+", dotted))
 
 
 def parse(text: str, name: str = "configuration") -> Config:
@@ -202,7 +228,7 @@ def parse(text: str, name: str = "configuration") -> Config:
     for section, value in data.items():
         known = _known_keys(())
         _refuse_unknown(text, name, (section,), known)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and section != "overrides":
             for key in value:
                 _refuse_unknown(text, name, (section, key), _known_keys((section,)))
     try:
@@ -210,6 +236,8 @@ def parse(text: str, name: str = "configuration") -> Config:
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         path = tuple(re.findall(r"\w+", where.split("[")[0]))
+        if path == ("overrides",):
+            path += _odd_override(data["overrides"])
         raise ConfigError(f"{_place(text, name, path)}{'.'.join(path)}: {what}") from None
     checks: list[tuple[tuple[str, str], Callable[[], object]]] = [
         (path, partial(_addresses, config, protocol)) for protocol, path in LISTEN_KEYS.items()
@@ -231,6 +259,16 @@ def parse(text: str, name: str = "configuration") -> Config:
             f"{_place(text, name, ('store', 'url'))}store.url: write sqlite:////path/to/file.db"
         )
     return config
+
+
+def _odd_override(overrides: object) -> tuple[str, ...]:
+    """Which rule of `[overrides]` cannot be read: msgspec does not name the keys of a dict."""
+    for domain, rule in overrides.items() if isinstance(overrides, dict) else ():
+        try:
+            msgspec.convert(rule, Override)
+        except msgspec.ValidationError:
+            return (domain,)
+    return ()
 
 
 def _place(text: str, name: str, path: tuple[str, ...]) -> str:
@@ -323,6 +361,14 @@ fetch_timeout = 60.0
 [store]
 # Where policies last: sqlite:///relative.db or sqlite:////absolute.db
 url = "sqlite:////var/lib/smtp-sts/smtp-sts.db"
+
+[overrides]
+# Your own word for a domain, or for all below a suffix; the most specific rule wins. One of:
+# "partner.example" = { off = true }             # as if it had no policy
+# "relay.example" = { level = "encrypt" }        # for Postfix: none may encrypt dane dane-only
+# "bob.example" = { policy = { mode = "enforce", mx = ["*.bob.example"] } }
+# ".example.org" = { testing_as_enforce = true } # enforce what is only tested
+# "www.example.org" = {}                         # none of the wider rules
 
 [log]
 # debug, info, warning or error; to standard error.

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from smtp_sts.config import PolicySection
+from smtp_sts.config import Override, PolicySection
 from smtp_sts.lab.names import Defect
 from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World, policy_text
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.https import tls_context
-from smtp_sts.resolver import Decision, Keeper, Reach, Resolver
+from smtp_sts.resolver import Decision, Keeper, Reach, Resolver, overrides
+from smtp_sts.resolver.overrides import Rules
 
 HOST = "mta-sts.bob.example"
 TXT = "_mta-sts.bob.example"
@@ -41,6 +42,7 @@ class Scene:
         self.counts: dict[str, int] = {}
         self._store = store
         self._settings = settings
+        self.rules: Rules = {}
         self.start()
 
     def start(self) -> None:
@@ -52,7 +54,9 @@ class Scene:
             fetch_timeout=1.0,
         )
         self.keeper = Keeper(f"sqlite:///{self._store}", self.counts)
-        self.resolver = Resolver(self._settings, reach, self.keeper, self.counts, clock=self.clock)
+        self.resolver = Resolver(
+            self._settings, reach, self.keeper, self.counts, rules=self.rules, clock=self.clock
+        )
 
     async def stop(self) -> None:
         await self.resolver.close()
@@ -341,6 +345,25 @@ def test_law_1_a_store_that_could_not_be_read_is_read_again(tmp_path: Path) -> N
                 assert s.counts["store-errors"] == 1
             s.keeper._next_try = 0.0  # thirty seconds later
             assert (await s.decide()).outcome == "enforce"
+            assert s.fetches == 1
+
+    asyncio.run(play())
+
+
+def test_a_rule_of_the_operators_rules_and_leaves_the_policy_alone(tmp_path: Path) -> None:
+    async def play() -> None:
+        async with scene(tmp_path) as s:
+            await s.world.publish("bob.example")
+            assert (await s.decide()).outcome == "enforce"
+            s.rules = overrides.read({".example": Override(off=True)})
+            await s.restart()
+            decision = await s.decide()
+            assert (decision.outcome, decision.reason) == ("no-policy", "override")
+            assert decision.valid_until == s.clock.now + overrides.VALID_SECONDS
+            s.rules = {}
+            await s.restart()
+            decision = await s.decide()
+            assert (decision.outcome, decision.source) == ("enforce", "cache")
             assert s.fetches == 1
 
     asyncio.run(play())

@@ -23,6 +23,7 @@ from typing import Final, NoReturn
 from smtp_sts.config import Address, Config, ConfigError, listeners, load
 from smtp_sts.daemon import peers, sockets, worker
 from smtp_sts.net.https import tls_context
+from smtp_sts.resolver import overrides
 from smtp_sts.store import StoreError, open_store, repair
 
 MAX_DEFAULT_WORKERS: Final = 4
@@ -60,6 +61,7 @@ def check(config: Config) -> None:
             f"network.ca_file: {config.network.ca_file}: {error.strerror or error}"
         ) from None
     sockets.owner_of(config.policy)
+    overrides.read(config.overrides)
 
 
 def serve(config_path: str | None) -> None:

@@ -22,7 +22,7 @@ from smtp_sts.daemon.sockets import Listener
 from smtp_sts.mta.lookup import reach_of
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.socketmap import Service, Socketmap
-from smtp_sts.resolver import Keeper, Resolver
+from smtp_sts.resolver import Keeper, Resolver, overrides
 
 #: How often the first worker looks for policies that are due, and how many it takes, at most so
 #: many at once.
@@ -69,7 +69,8 @@ async def run(
     table = ReadyTable(config.policy.ready_replies)
     keeper = Keeper(config.store.url, counts)
     reach = reach_of(config)
-    resolver = Resolver(config.policy, reach, keeper, counts, on_change=table.forget)
+    rules = overrides.read(config.overrides)
+    resolver = Resolver(config.policy, reach, keeper, counts, on_change=table.forget, rules=rules)
     peers = Peers(index, peer_listeners, resolver, table.forget)
     resolver.on_change = peers.changed
     await peers.start()

@@ -13,6 +13,7 @@ from smtp_sts.mta.profiles import replies
 from smtp_sts.net.dns import Dns, system_nameservers
 from smtp_sts.net.https import tls_context
 from smtp_sts.policy import policy_domain
+from smtp_sts.resolver import overrides
 from smtp_sts.resolver.decision import Decision, as_data
 from smtp_sts.resolver.discovery import Reach, discover
 
@@ -35,21 +36,29 @@ def reach_of(config: Config) -> Reach:
 
 
 async def look_up(config: Config, next_hop: str) -> dict[str, Any]:
-    """What applies to a next hop, in the form of `as_data`. Raises NextHopError, OSError."""
+    """What applies to a next hop, in the form of `as_data`. Raises NextHopError, OSError,
+    ConfigError."""
     domain = policy_domain(next_hop)
-    found = await discover(domain, reach_of(config))
     now = time.time()
-    if found.policy is None:
-        decision = Decision(domain, "no-policy", found.reason, found.detail, steps=found.steps)
-    else:
-        decision = Decision(
-            domain,
-            found.policy.mode,
-            found.reason,
-            policy=found.policy,
-            policy_id=found.policy_id,
-            fetched_at=now,
-            expires_at=now + found.policy.max_age,
-            steps=found.steps,
-        )
+    rule = overrides.find(overrides.read(config.overrides), domain)
+    decision = overrides.fixed(rule, domain, now) if rule else None
+    if decision is None:
+        decision = await _discovered(config, domain, now)
+        decision = overrides.adapt(rule, decision) if rule else decision
     return as_data(next_hop, decision, replies(decision))
+
+
+async def _discovered(config: Config, domain: str, now: float) -> Decision:
+    found = await discover(domain, reach_of(config))
+    if found.policy is None:
+        return Decision(domain, "no-policy", found.reason, found.detail, steps=found.steps)
+    return Decision(
+        domain,
+        found.policy.mode,
+        found.reason,
+        policy=found.policy,
+        policy_id=found.policy_id,
+        fetched_at=now,
+        expires_at=now + found.policy.max_age,
+        steps=found.steps,
+    )

@@ -35,7 +35,9 @@ def _attributes(policy: Policy, domain: str) -> str:
 
 
 def postfix(decision: Decision) -> str:
-    """Any Postfix: `secure` for an enforced policy."""
+    """Any Postfix: `secure` for an enforced policy, or the level that a rule of ours fixes."""
+    if decision.level:
+        return f"OK {decision.level}"
     if decision.outcome != "enforce" or decision.policy is None:
         return NOT_FOUND
     reply = _secure(decision.policy)
@@ -46,7 +48,7 @@ def postfix_tlsrpt(decision: Decision) -> str:
     """Postfix 3.10 and later: the policy too, so that Postfix can match and report by it."""
     policy = decision.policy
     if policy is None or not policy.mx or decision.outcome not in ("enforce", "testing"):
-        return NOT_FOUND
+        return postfix(decision)
     level = _secure(policy) if decision.outcome == "enforce" else "OK may"
     reply = f"{level} {_attributes(policy, decision.policy_domain)}"
     return reply if len(reply) <= MAX_REPLY else postfix(decision)
@@ -54,7 +56,7 @@ def postfix_tlsrpt(decision: Decision) -> str:
 
 def sts(decision: Decision) -> str:
     """Sendmail 8.17 and later (FEATURE(sts)): the level `secure` is all it knows."""
-    return postfix(decision)
+    return NOT_FOUND if decision.level else postfix(decision)
 
 
 Profile = Callable[[Decision], str]

@@ -18,15 +18,18 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
 
 from smtp_sts.config import PolicySection
 from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError
+from smtp_sts.resolver import overrides
 from smtp_sts.resolver.decision import Decision, Source, Step
 from smtp_sts.resolver.discovery import Found, Reach, discover
 from smtp_sts.resolver.keeper import Keeper
+from smtp_sts.resolver.overrides import Rules
 from smtp_sts.store import Stored, StoreError
 
 #: Domains whose state is kept in memory; the least recently asked for go first.
@@ -76,6 +79,7 @@ class Resolver:
         counts: dict[str, int],
         *,
         on_change: Callable[[str], None] = lambda _domain: None,
+        rules: Rules = MappingProxyType({}),
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
@@ -84,6 +88,7 @@ class Resolver:
         self._counts = counts
         #: called with a domain whose decision has changed
         self.on_change = on_change
+        self._rules = rules
         self._clock = clock
         self._states: OrderedDict[str, _State] = OrderedDict()
         self._places = asyncio.Semaphore(settings.max_lookups)
@@ -91,6 +96,13 @@ class Resolver:
 
     async def decide(self, domain: str) -> Decision:
         """What applies to a policy domain now; see `Decision`. Never raises for its input."""
+        rule = overrides.find(self._rules, domain)
+        if rule is None:
+            return await self._decide(domain)
+        decided = overrides.fixed(rule, domain, self._clock())
+        return decided or overrides.adapt(rule, await self._decide(domain))
+
+    async def _decide(self, domain: str) -> Decision:
         now = self._clock()
         state = self._states.get(domain)
         if state is None or state.unread:

@@ -27,6 +27,7 @@ REASONS: Final[dict[str, str]] = {
     "sts-webpki-invalid": "the policy host's certificate is not valid",
     "discovery-timeout": "discovery takes too long; it goes on behind this answer",
     "overloaded": "too many discoveries are under way",
+    "override": "a rule of the configuration decides",
     "no-policy-domain": "the next hop is no domain that can have a policy",
 }
 
@@ -57,6 +58,8 @@ class Decision(msgspec.Struct, frozen=True):
     expires_at: float | None = None
     valid_until: float = 0.0
     steps: tuple[Step, ...] = ()
+    #: the security level of a rule of the configuration, for Postfix; with no policy only
+    level: str = ""
 
 
 def rfc3339(when: float | None) -> str | None:
