@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 
 from smtp_sts.lab.sender import (
-    AskError,
     Delivery,
     Sender,
-    ask,
     certificate_matches,
     name_matches,
     read_reply,
@@ -127,18 +125,6 @@ def test_a_secure_delivery_is_deferred_where_tls_is_not_what_it_must_be(
             assert delivery.story == (f"mx.bob.example: {says}",)
             assert not receiver.messages
             assert (await deliver(world, "NOTFOUND ")).delivered
-
-    asyncio.run(scene())
-
-
-@pytest.mark.parametrize("answer", [b"", b"x:OK ,", b"99:OK ", b"9" * 200_000])
-def test_garbage_from_a_daemon_is_a_declared_error(answer: bytes, tmp_path: Path) -> None:
-    async def scene() -> None:
-        with pytest.raises(AskError, match="does not answer"):
-            await ask(tmp_path / "nobody", "bob.example")
-        async with responder(tmp_path / "s", answer):
-            with pytest.raises(AskError, match="does not answer"):
-                await ask(tmp_path / "s", "bob.example")
 
     asyncio.run(scene())
 

@@ -16,14 +16,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from smtp_sts.config import UnixAddress
 from smtp_sts.lab.scenarios import MOVES, SCENARIOS, Outcome, Scenario
-from smtp_sts.lab.sender import ANSWER_LIMIT, AskError, Delivery, Sender, ask
+from smtp_sts.lab.sender import Delivery, Sender
 from smtp_sts.lab.world import World
+from smtp_sts.mta.client import ClientError, ask
 from smtp_sts.policy import policy_host, record_name
 
 START_LIMIT: Final = 10.0
 RECHECK_LIMIT: Final = 4.0
 STOP_LIMIT: Final = 5.0
+#: The longest a daemon's answer may take (law 6).
+ANSWER_LIMIT: Final = 5.0
 #: The daemon's own background work, made quick enough to watch, seconds.
 QUICK: Final = {"recheck_interval": 1.0, "retry_interval": 1.0}
 
@@ -80,8 +84,8 @@ async def _until_it_answers(process: asyncio.subprocess.Process, socket: Path, l
             break
         try:
             # No question to DNS: a parent-domain key has no policy.
-            await ask(socket, ".ready.example")
-        except AskError:
+            await ask(UnixAddress(str(socket)), "postfix", ".ready.example")
+        except ClientError:
             await asyncio.sleep(0.05)
         else:
             return
@@ -198,8 +202,8 @@ async def _watch_recheck(
         )
         await asyncio.sleep(0.1)  # also for an answer that is on its way
         try:
-            reply = await ask(socket, domain, profile=profile)
-        except AskError as error:
+            reply = await ask(UnixAddress(str(socket)), profile, domain)
+        except ClientError as error:
             return [str(error)]
         if not reply.startswith("OK secure "):  # law 1
             return [f"the cached policy was given up: {reply}"]

@@ -20,15 +20,16 @@ import dns.exception
 import dns.message
 import dns.rdatatype
 
+from smtp_sts.config import UnixAddress
+from smtp_sts.mta.client import ClientError, ask
+
 Tls = Literal["none", "unverified", "verified"]
 
-#: The longest a daemon's answer may take, seconds (law 6).
-ANSWER_LIMIT: Final = 5.0
 _STEP: Final = 5.0  # one step of an SMTP session, seconds
 
 
-class AskError(Exception):
-    """The daemon gave no usable answer."""
+class ReplyError(Exception):
+    """A reply with which Postfix defers the mail."""
 
 
 class _Refused(Exception):
@@ -54,37 +55,20 @@ class _TlsPolicy:
     mx_patterns: tuple[str, ...] = ()
 
 
-async def ask(socket: Path, key: str, *, profile: str = "postfix") -> str:
-    """Ask a daemon on a unix socket for a next hop's reply. Raises AskError."""
-    request = f"{profile} {key}".encode()
-    try:
-        async with asyncio.timeout(ANSWER_LIMIT):
-            reader, writer = await asyncio.open_unix_connection(str(socket))
-            try:
-                writer.write(b"%d:%s," % (len(request), request))
-                length = int((await reader.readuntil(b":"))[:-1])
-                reply = await reader.readexactly(length + 1)
-            finally:
-                writer.close()
-    except (OSError, EOFError, ValueError, asyncio.LimitOverrunError) as error:
-        raise AskError(f"the daemon does not answer: {error or type(error).__name__}") from error
-    return reply[:-1].decode("utf-8", "replace")
-
-
 def read_reply(reply: str) -> _TlsPolicy:
-    """A socketmap reply as Postfix takes it. Raises AskError for one that defers mail."""
+    """A socketmap reply as Postfix takes it. Raises ReplyError for one that defers mail."""
     status, _, text = reply.partition(" ")
     if status == "NOTFOUND":
         return _TlsPolicy()
     words = text.split("{")[0].split()
     if status != "OK" or not words or words[0] not in ("secure", "may"):
-        raise AskError(f"TLS policy lookup error: {reply!r}")
+        raise ReplyError(f"TLS policy lookup error: {reply!r}")
     attributes = [tuple(word.split("=", 1)) for word in words[1:]]
     if any(len(attribute) != 2 for attribute in attributes):
-        raise AskError(f"client TLS configuration problem: {reply!r}")
+        raise ReplyError(f"client TLS configuration problem: {reply!r}")
     match = [value for name, value in attributes if name == "match"]
     if words[0] == "secure" and len(match) != 1:
-        raise AskError(f"client TLS configuration problem: {reply!r}")
+        raise ReplyError(f"client TLS configuration problem: {reply!r}")
     return _TlsPolicy(
         secure=words[0] == "secure",
         match=tuple(match[0].split(":")) if match else (),
@@ -144,11 +128,11 @@ class Sender:
             policy = _TlsPolicy()
             if self._socket:
                 began = asyncio.get_running_loop().time()
-                reply = await ask(self._socket, domain, profile=self._profile)
+                reply = await ask(UnixAddress(str(self._socket)), self._profile, domain)
                 waited = asyncio.get_running_loop().time() - began
                 policy = read_reply(reply)
             hosts = await self._mx(domain)
-        except (AskError, _Refused) as error:
+        except (ClientError, ReplyError, _Refused) as error:
             return Delivery(False, "", "none", reply, waited, (str(error),))
         for host in hosts:
             try:

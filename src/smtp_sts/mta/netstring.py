@@ -26,15 +26,16 @@ def parse(data: bytes, start: int = 0, limit: int = MAX_REQUEST) -> tuple[bytes,
 
     None where more bytes are needed. Raises NetstringError for what is none or is over `limit`.
     """
-    colon = data.find(b":", start, start + 7)
-    head = data[start : colon if colon >= 0 else start + 7]
+    digits = len(str(limit))
+    colon = data.find(b":", start, start + digits + 1)
+    head = data[start : colon if colon >= 0 else start + digits + 1]
     if (head and not head.isdigit()) or (colon >= 0 and not head):
         raise NetstringError("no length before the colon")
     if len(head) > 1 and head[:1] == b"0":
         raise NetstringError("length with a leading zero")
     if colon < 0:
-        if len(head) >= 6:
-            raise NetstringError("length of more than 5 digits")
+        if len(head) > digits:
+            raise NetstringError(f"length of more than {digits} digits")
         return None
     length = int(head)
     if length > limit:
