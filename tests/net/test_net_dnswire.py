@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dns.flags
 import dns.message
+import dns.name
+import dns.rcode
+import dns.rdataclass
 import dns.rdatatype
+import dns.resolver
 import dns.rrset
 import pytest
 from hypothesis import given
@@ -70,6 +74,75 @@ def test_cnames_within_an_answer_are_followed() -> None:
     assert (message.records, message.name, message.ttl) == (("192.0.2.7",), "c.example", 30)
 
 
+SOA = ("SOA", "ns.example. root.example. 1 7200 3600 86400")
+
+
+def negative(
+    query: bytes, rcode: str, *alias: dns.rrset.RRset, authority: tuple[dns.rrset.RRset, ...]
+) -> bytes:
+    reply = dns.message.from_wire(response(query, *alias))
+    reply.set_rcode(dns.rcode.from_text(rcode))
+    reply.authority.extend(authority)
+    return reply.to_wire()
+
+
+@pytest.mark.parametrize("rcode", ["NOERROR", "NXDOMAIN"])
+@given(ttl=st.integers(0, 2**31 - 1), minimum=st.integers(0, 2**31 - 1), alias=st.booleans())
+def test_how_long_absence_may_be_remembered(
+    rcode: str, ttl: int, minimum: int, alias: bool
+) -> None:
+    """RFC 2308 section 5, as dnspython's `resolver.Answer` has it too."""
+    query = dnswire.query(1, "a.example", dnswire.TXT)
+    zone = dns.rrset.from_text("example.", ttl, "IN", SOA[0], f"{SOA[1]} {minimum}")
+    signed = dns.rrset.from_text("example.", 5, "IN", "NSEC", "b.example. TXT")
+    cname = dns.rrset.from_text("a.example.", 600, "IN", "CNAME", "b.example.")
+    wire = negative(query, rcode, *([cname] if alias else []), authority=(signed, zone))
+    reply = dns.message.from_wire(wire)
+    assert isinstance(reply, dns.message.QueryMessage)
+    want = dns.resolver.Answer(
+        dns.name.from_text("a.example."), dns.rdatatype.TXT, dns.rdataclass.IN, reply
+    )
+    message = dnswire.parse(wire, 1, "a.example", dnswire.TXT)
+    assert message.records == ()
+    assert message.ttl == want.chaining_result.minimum_ttl == min([ttl, minimum, *[600] * alias])
+
+
+@pytest.mark.parametrize(
+    ("rcode", "alias", "ttl"),
+    [("NOERROR", False, 0), ("NXDOMAIN", False, 0), ("NXDOMAIN", True, 0), ("NOERROR", True, 600)],
+)
+def test_absence_without_an_soa_record_is_not_to_be_remembered(
+    rcode: str, alias: bool, ttl: int
+) -> None:
+    """An alias whose target was left out is no negative answer, and keeps its own time."""
+    query = dnswire.query(1, "a.example", dnswire.TXT)
+    cname = dns.rrset.from_text("a.example.", 600, "IN", "CNAME", "b.example.")
+    stray = dns.rrset.from_text("example.", 60, "CH", SOA[0], f"{SOA[1]} 60")
+    wire = negative(query, rcode, *([cname] if alias else []), authority=(stray,))
+    assert dnswire.parse(wire, 1, "a.example", dnswire.TXT).ttl == ttl
+
+
+def test_an_soa_record_does_not_shorten_a_positive_answer() -> None:
+    query = dnswire.query(1, "a.example", dnswire.TXT)
+    there = dns.rrset.from_text("a.example.", 600, "IN", "TXT", "x")
+    zone = dns.rrset.from_text("example.", 60, "IN", SOA[0], f"{SOA[1]} 60")
+    wire = negative(query, "NOERROR", there, authority=(zone,))
+    assert dnswire.parse(wire, 1, "a.example", dnswire.TXT).ttl == 600
+
+
+@pytest.mark.parametrize("cut", [1, 4, 21, 30])
+def test_a_broken_soa_record_is_a_wire_error(cut: int) -> None:
+    query = dnswire.query(1, "a.example", dnswire.TXT)
+    zone = dns.rrset.from_text("example.", 60, "IN", SOA[0], f"{SOA[1]} 60")
+    wire = negative(query, "NXDOMAIN", authority=(zone,))
+    end = wire.index(dnswire.encode_name("ns.example")[:3])
+    size = int.from_bytes(wire[end - 2 : end], "big")
+    shorter = wire[: end - 2] + (size - cut).to_bytes(2, "big") + wire[end:]
+    for broken in (wire[: end + size - cut], shorter):
+        with pytest.raises(dnswire.WireError):
+            dnswire.parse(broken, 1, "a.example", dnswire.TXT)
+
+
 @pytest.mark.parametrize("what", ["id", "name", "type", "question"])
 def test_an_answer_to_another_question_is_refused(what: str) -> None:
     wire = dnswire.query(1, "a.example", dnswire.A)
@@ -92,6 +165,12 @@ def test_nothing_but_wire_errors_comes_out_of_broken_answers(data: st.DataObject
             dns.rrset.from_text("b.example.", 60, "IN", "TXT", '"v=STSv1;" "id=1"'),
         )
     )
+    absent = negative(
+        dnswire.query(1, "a.example", dnswire.TXT),
+        "NXDOMAIN",
+        authority=(dns.rrset.from_text("example.", 60, "IN", SOA[0], f"{SOA[1]} 60"),),
+    )
+    wire = bytearray(data.draw(st.sampled_from([bytes(wire), absent])))
     for _ in range(data.draw(st.integers(1, 4))):
         wire[data.draw(st.integers(0, len(wire) - 1))] = data.draw(st.integers(0, 255))
     cut = data.draw(st.integers(0, len(wire)))

@@ -22,9 +22,14 @@ import dns.rdatatype
 import dns.rrset
 
 #: `truncated`: TC over UDP, whole over TCP. `cut`: TC over UDP, and TCP closes unanswered.
-Defect = Literal["servfail", "nxdomain", "timeout", "truncated", "cut"]
+Defect = Literal["servfail", "refused", "nxdomain", "timeout", "truncated", "cut"]
 
 TTL: Final = 60
+#: How long the absence of a name or type may be remembered, seconds.
+NEGATIVE_TTL: Final = 30
+_ROOT: Final = dns.rrset.from_text(
+    ".", TTL, "IN", "SOA", f". mallory.example. 1 7200 3600 86400 {NEGATIVE_TTL}"
+)
 _CHAIN: Final = 8
 
 
@@ -122,8 +127,11 @@ class Names:
             return (name, rrtype), b"", b""
         if defect == "servfail":
             reply.set_rcode(dns.rcode.SERVFAIL)
+        elif defect == "refused":
+            reply.set_rcode(dns.rcode.REFUSED)
         elif defect == "nxdomain":
             reply.set_rcode(dns.rcode.NXDOMAIN)
+            reply.authority.append(_ROOT)
         else:
             self._fill(reply, name, rrtype)
         whole = reply.to_wire(max_size=65535)[2:]
@@ -144,6 +152,7 @@ class Names:
             if not target:
                 if not self._known[name]:
                     reply.set_rcode(dns.rcode.NXDOMAIN)
+                reply.authority.append(_ROOT)  # RFC 2308 section 3
                 return
             reply.answer.append(dns.rrset.from_text_list(owner, TTL, "IN", "CNAME", target))
             name = _key(target[0])

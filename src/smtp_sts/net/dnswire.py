@@ -14,6 +14,7 @@ import msgspec
 
 A: Final = 1
 CNAME: Final = 5
+SOA: Final = 6
 MX: Final = 15
 TXT: Final = 16
 AAAA: Final = 28
@@ -32,6 +33,7 @@ Rdata = str | bytes | tuple[int, str]
 
 _HEADER: Final = struct.Struct("!6H")
 _RR: Final = struct.Struct("!2HIH")
+_SOA_TIMES: Final = struct.Struct("!5I")
 
 
 class WireError(ValueError):
@@ -43,7 +45,10 @@ class AliasLoop(WireError):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A response. `name` is the owner after the CNAMEs of the answer, `ttl` the least, seconds."""
+    """A response. `name` is the owner after the CNAMEs of the answer, `ttl` the least, seconds.
+
+    Where there are no records `ttl` is how long that may be remembered: 0 without an SOA record.
+    """
 
     rcode: int
     truncated: bool
@@ -140,11 +145,37 @@ def _rdata(data: bytes, start: int, length: int, rrtype: int) -> Rdata:
     return raw
 
 
+def _record(data: bytes, position: int) -> tuple[str, int, int, int, int, int]:
+    """Owner, type, class, TTL of the record at `position`; where its data begin and end."""
+    owner, position = _name(data, position)
+    start = position + _RR.size
+    if start > len(data):
+        raise WireError("record runs past the end")
+    kind, rrclass, ttl, length = _RR.unpack_from(data, position)
+    if start + length > len(data):
+        raise WireError("record data runs past the end")
+    # RFC 2181 section 8: with the top bit set it is 0.
+    return owner, kind, rrclass, 0 if ttl & 0x80000000 else ttl, start, start + length
+
+
+def _negative_ttl(data: bytes, position: int, count: int) -> int | None:
+    """How long an answer without records may be remembered, seconds; None without an SOA record."""
+    for _ in range(count):
+        _, kind, rrclass, ttl, start, position = _record(data, position)
+        if (kind, rrclass) == (SOA, 1):
+            _, times = _name(data, _name(data, start)[1])
+            if times + _SOA_TIMES.size != position:
+                raise WireError("SOA of wrong length")
+            minimum: int = _SOA_TIMES.unpack_from(data, times)[4]
+            return min(ttl, minimum)  # RFC 2308 section 5
+    return None
+
+
 def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
     """The response to a question; raises WireError where it is none, or belongs to another."""
     if len(data) < 12:
         raise WireError("shorter than a header")
-    got_id, flags, questions, answers, _, _ = _HEADER.unpack_from(data)
+    got_id, flags, questions, answers, authorities, _ = _HEADER.unpack_from(data)
     if got_id != message_id or not flags & 0x8000 or flags & 0x7800 or questions != 1:
         raise WireError("not the response to this question")
     asked, position = _name(data, 12)
@@ -159,22 +190,14 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
     found: dict[str, list[tuple[int, Rdata]]] = {}
     aliases: dict[str, tuple[str, int]] = {}
     for _ in range(0 if truncated else answers):
-        owner, position = _name(data, position)
-        if position + 10 > len(data):
-            raise WireError("record runs past the end")
-        kind, rrclass, ttl, length = _RR.unpack_from(data, position)
-        position += 10
-        if position + length > len(data):
-            raise WireError("record data runs past the end")
-        ttl = 0 if ttl & 0x80000000 else ttl  # RFC 2181 section 8
+        owner, kind, rrclass, ttl, start, position = _record(data, position)
         if rrclass == 1 and kind == rrtype:
-            found.setdefault(owner, []).append((ttl, _rdata(data, position, length, kind)))
+            found.setdefault(owner, []).append((ttl, _rdata(data, start, position - start, kind)))
         elif rrclass == 1 and kind == CNAME:
-            target, end = _name(data, position)
-            if end != position + length:
+            target, end = _name(data, start)
+            if end != position:
                 raise WireError("CNAME of wrong length")
             aliases[owner] = (target, ttl)
-        position += length
     owner, ttls = asked, []
     for _ in range(MAX_CHAIN):
         if owner in found or owner not in aliases:
@@ -185,8 +208,15 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
         raise AliasLoop("the CNAMEs lead nowhere")
     records = found.get(owner, [])
     ttls += [ttl for ttl, _ in records]
+    rcode = flags & 0x000F
+    if not records and not truncated:
+        negative = _negative_ttl(data, position, authorities)
+        # RFC 2308 section 5: without an SOA record it "SHOULD NOT be cached". An alias whose target
+        # the resolver left out is no negative answer.
+        if negative is not None or owner == asked or rcode == NXDOMAIN:
+            ttls.append(negative or 0)
     return Message(
-        rcode=flags & 0x000F,
+        rcode=rcode,
         truncated=truncated,
         ad=bool(flags & 0x0020),
         name=owner,
