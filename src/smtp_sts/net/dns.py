@@ -32,13 +32,15 @@ from smtp_sts.net.dnswire import (
 )
 from smtp_sts.net.failure import NetFailure
 
-#: One attempt at one resolver, seconds; all resolvers are tried in turn, so many rounds.
+#: One attempt at one resolver, seconds; all resolvers are tried in turn, and those that did not
+#: answer once more.
 ATTEMPT_SECONDS: Final = 1.5
 ROUNDS: Final = 2
 #: CNAMEs whose target the resolver left out are asked for by us, so many times.
 MAX_ALIASES: Final = 8
-#: Failures that are a resolver's answer, not the want of one.
+#: Failures that are a resolver's answer, and those that are the want of one.
 _ANSWERED: Final = ("dns-servfail", "dns-refused", "dns-malformed")
+_SILENT: Final = ("dns-timeout", "dns-unreachable")
 _MAX_RESOLVERS: Final = 3  # as resolv.conf(5) has it
 
 
@@ -86,7 +88,7 @@ class Dns:
                 return await self._follow(name, rrtype)
         except TimeoutError:
             raise NetFailure(
-                "dns-timeout", f"no resolver answered for {name} within {self._timeout:g} s"
+                "dns-timeout", f"no usable answer for {name} within {self._timeout:g} s"
             ) from None
 
     async def txt(self, name: str) -> Answer:
@@ -127,48 +129,50 @@ class Dns:
         raise NetFailure("dns-cname-loop", f"the CNAMEs of {name} lead nowhere")
 
     async def _ask(self, name: str, rrtype: int) -> tuple[Message, bool]:
-        failure: NetFailure | None = None
+        told: NetFailure | None = None
+        silent = NetFailure("dns-unreachable", "no name server is configured")
+        servers = list(self.nameservers)
         for _ in range(ROUNDS):
-            for server in self.nameservers:
-                shown = f"{server[0]}:{server[1]}"
+            for server in tuple(servers):
                 try:
-                    async with asyncio.timeout(ATTEMPT_SECONDS):
-                        message = await _exchange(server, name, rrtype)
-                except TimeoutError:
-                    failure = NetFailure(
-                        "dns-timeout", f"resolver {shown} did not answer for {name}"
-                    )
-                    continue
-                except OSError as error:
-                    failure = NetFailure(
-                        "dns-unreachable", f"resolver {shown} cannot be reached: {error.strerror}"
-                    )
-                    continue
-                except AliasLoop as error:
-                    raise NetFailure("dns-cname-loop", f"{name}: {error}") from None
-                except WireError as error:
-                    failure = NetFailure(
-                        "dns-malformed", f"resolver {shown}, question for {name}: {error}"
-                    )
-                    continue
-                if message.rcode in (NOERROR, NXDOMAIN):
-                    return message, self._trusted[server]
-                if message.rcode == dnswire.SERVFAIL:
-                    failure = NetFailure(
-                        "dns-servfail", f"resolver {shown} says SERVFAIL for {name}"
-                    )
-                else:
-                    failure = NetFailure(
-                        "dns-refused",
-                        f"resolver {shown} refuses {name} with code {message.rcode}",
-                    )
-            if failure is not None and failure.slug in (
-                "dns-servfail",
-                "dns-refused",
-                "dns-malformed",
-            ):
-                break  # they have answered: asking again at once changes nothing
-        raise failure or NetFailure("dns-unreachable", "no name server is configured")
+                    return await _attempt(server, name, rrtype), self._trusted[server]
+                except NetFailure as failure:
+                    if failure.slug in _ANSWERED:  # asking it again at once changes nothing
+                        servers.remove(server)
+                        told = told or failure
+                    elif failure.slug in _SILENT:
+                        silent = failure
+                    else:
+                        raise
+        # What a resolver said tells more than that another one was silent.
+        raise told or silent
+
+
+async def _attempt(server: tuple[str, int], name: str, rrtype: int) -> Message:
+    """One question to one resolver, answered with NOERROR or NXDOMAIN. Raises NetFailure."""
+    shown = f"{server[0]}:{server[1]}"
+    try:
+        async with asyncio.timeout(ATTEMPT_SECONDS):
+            message = await _exchange(server, name, rrtype)
+    except TimeoutError:
+        raise NetFailure("dns-timeout", f"resolver {shown} did not answer for {name}") from None
+    except OSError as error:
+        raise NetFailure(
+            "dns-unreachable", f"resolver {shown} cannot be reached: {error.strerror}"
+        ) from None
+    except AliasLoop as error:
+        raise NetFailure("dns-cname-loop", f"{name}: {error}") from None
+    except WireError as error:
+        raise NetFailure(
+            "dns-malformed", f"resolver {shown}, question for {name}: {error}"
+        ) from None
+    if message.rcode == dnswire.SERVFAIL:
+        raise NetFailure("dns-servfail", f"resolver {shown} says SERVFAIL for {name}")
+    if message.rcode not in (NOERROR, NXDOMAIN):
+        raise NetFailure(
+            "dns-refused", f"resolver {shown} refuses {name} with code {message.rcode}"
+        )
+    return message
 
 
 async def _exchange(server: tuple[str, int], name: str, rrtype: int) -> Message:
