@@ -1,7 +1,8 @@
 """The lab's DNS: one server on UDP and TCP that answers for the whole small Internet.
 
-Promises: answers as a validating-or-not resolver would (RA set, AD clear, CNAMEs followed), with
-the defects it is told to have; every answer is rendered once, so thousands of names are cheap.
+Promises: answers as a validating resolver would (RA set, CNAMEs followed, AD set where every name
+on the way lies in a zone that is said to be signed), with the defects it is told to have; every
+answer is rendered once, so thousands of names are cheap.
 Must not: ask any other server.
 """
 
@@ -48,6 +49,7 @@ class Names:
         self._records: dict[tuple[str, str], tuple[str, ...]] = {}
         self._known: Counter[str] = Counter()
         self._defects: dict[tuple[str, str], Defect] = {}
+        self._signed: dict[str, bool] = {}
         self._rendered: dict[bytes, tuple[tuple[str, str], bytes, bytes]] = {}
         self._udp: asyncio.DatagramTransport | None = None
         self._tcp: asyncio.Server | None = None
@@ -73,6 +75,11 @@ class Names:
     def mend(self, name: str, rrtype: str = "*") -> None:
         """Take a defect away."""
         self._defects.pop((_key(name), rrtype), None)
+        self._rendered.clear()
+
+    def sign(self, zone: str, *, signed: bool = True) -> None:
+        """Say that a zone and what is below it is signed, or that it is not."""
+        self._signed[_key(zone)] = signed
         self._rendered.clear()
 
     async def start(self, host: str = "127.0.0.1") -> None:
@@ -142,8 +149,16 @@ class Names:
             return (name, rrtype), cut.to_wire()[2:], b"" if defect == "cut" else whole
         return (name, rrtype), whole, whole
 
+    def _is_signed(self, name: str) -> bool:
+        labels = name.split(".")
+        zones = (".".join(labels[n:]) for n in range(len(labels)))
+        return next((self._signed[zone] for zone in zones if zone in self._signed), False)
+
     def _fill(self, reply: dns.message.Message, name: str, rrtype: str) -> None:
+        reply.flags |= dns.flags.AD
         for _ in range(_CHAIN):
+            if not self._is_signed(name):
+                reply.flags &= ~dns.flags.AD
             owner = dns.name.from_text(name)
             if texts := self._records.get((name, rrtype)):
                 reply.answer.append(dns.rrset.from_text_list(owner, TTL, "IN", rrtype, texts))

@@ -81,6 +81,11 @@ class Dns:
             for server in self.nameservers
         }
 
+    @property
+    def trusts_ad(self) -> bool:
+        """Whether any resolver is trusted to have validated its answers."""
+        return any(self._trusted.values())
+
     async def query(self, name: str, rrtype: int) -> Answer:
         """Ask for the records of a name. Raises NetFailure."""
         try:

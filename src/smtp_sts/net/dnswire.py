@@ -18,6 +18,8 @@ SOA: Final = 6
 MX: Final = 15
 TXT: Final = 16
 AAAA: Final = 28
+DS: Final = 43
+TLSA: Final = 52
 
 NOERROR: Final = 0
 SERVFAIL: Final = 2

@@ -1,0 +1,292 @@
+"""DANE discovery against the lab's DNS: every verdict, and law 3 (RFC 7672 section 2)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from smtp_sts.dane import Tlsa
+from smtp_sts.lab.names import Names
+from smtp_sts.net.dns import Dns
+from smtp_sts.resolver.dane_state import (
+    MAX_HOSTS,
+    MAX_TLSA,
+    UNTRUSTED_TTL,
+    DaneState,
+    find_dane,
+)
+
+RECORD = Tlsa(3, 1, 1, bytes(32))
+TEXT = str(RECORD)
+USELESS = f"1 1 1 {'00' * 32}"
+DOMAIN = "bob.example"
+Publish = Callable[[Names], None]
+
+
+def look(
+    publish: Publish, *, trust_ad: bool = True, signed: bool = True
+) -> tuple[DaneState, Names]:
+    """What is found for bob.example where the lab publishes that; bob.example is signed."""
+    names = Names()
+
+    async def scene() -> DaneState:
+        await names.start()
+        try:
+            dns = Dns([names.address], timeout=0.5, trust_ad=trust_ad)
+            return await find_dane(DOMAIN, dns)
+        finally:
+            await names.close()
+
+    names.sign(DOMAIN, signed=signed)
+    publish(names)
+    return asyncio.run(scene()), names
+
+
+def host(names: Names, name: str, *tlsa: str) -> None:
+    names.put(name, "A", "192.0.2.1")
+    if tlsa:
+        names.put(f"_25._tcp.{name}", "TLSA", *tlsa)
+
+
+def mx(names: Names, *hosts: str) -> None:
+    names.put(DOMAIN, "MX", *(f"10 {name}." for name in hosts))
+
+
+def one(*tlsa: str) -> Publish:
+    def publish(names: Names) -> None:
+        mx(names, "mx.bob.example")
+        host(names, "mx.bob.example", *tlsa)
+
+    return publish
+
+
+def two(first: tuple[str, ...], second: tuple[str, ...]) -> Publish:
+    def publish(names: Names) -> None:
+        mx(names, "mx1.bob.example", "mx2.bob.example")
+        host(names, "mx1.bob.example", *first)
+        host(names, "mx2.bob.example", *second)
+
+    return publish
+
+
+def then(*steps: Publish) -> Publish:
+    def publish(names: Names) -> None:
+        for step in steps:
+            step(names)
+
+    return publish
+
+
+def elsewhere(names: Names) -> None:
+    """The MX host is an alias of a signed one of another domain."""
+    mx(names, "mx.bob.example")
+    names.put("mx.bob.example", "CNAME", "mx.host.example.")
+    names.sign("host.example")
+    host(names, "mx.host.example", TEXT)
+
+
+def many(names: Names) -> None:
+    mx(names, *(f"mx{n}.bob.example" for n in range(MAX_HOSTS + 1)))
+    for n in range(MAX_HOSTS + 1):
+        host(names, f"mx{n}.bob.example", TEXT)
+
+
+def loop(names: Names) -> None:
+    mx(names, "a.bob.example")
+    names.put("a.bob.example", "CNAME", "b.bob.example.")
+    names.put("b.bob.example", "CNAME", "a.bob.example.")
+
+
+DIGESTS = [f"3 1 1 {n:064x}" for n in range(MAX_TLSA)]
+
+
+@pytest.mark.parametrize(
+    ("publish", "verdict", "states"),
+    [
+        pytest.param(one(TEXT), "dane", "usable", id="tlsa"),
+        pytest.param(one(TEXT, USELESS), "dane", "usable", id="one-of-two-records"),
+        pytest.param(one(), "none", "none", id="no-tlsa"),
+        pytest.param(one(USELESS), "none", "unusable", id="unusable"),
+        pytest.param(one(*DIGESTS), "dane", "usable", id="as-many-records-as-are-read"),
+        pytest.param(one(*DIGESTS, TEXT, USELESS), "none", "unusable", id="more-records"),
+        pytest.param(two((TEXT,), (TEXT,)), "dane", "usable usable", id="both"),
+        pytest.param(two((TEXT,), ()), "partial", "usable none", id="one-without"),
+        pytest.param(two((TEXT,), (USELESS,)), "partial", "usable unusable", id="one-unusable"),
+        pytest.param(
+            then(
+                two((TEXT,), (TEXT,)),
+                lambda n: n.spoil("_25._tcp.mx2.bob.example", "servfail"),
+            ),
+            "dane", "usable failed", id="one-fails",
+        ),
+        pytest.param(
+            then(two((), (TEXT,)), lambda n: n.spoil("_25._tcp.mx2.bob.example", "servfail")),
+            "none", "none failed", id="one-without-one-fails",
+        ),
+        pytest.param(
+            then(one(TEXT), lambda n: n.spoil("_25._tcp.mx.bob.example", "timeout")),
+            "indeterminate", "failed", id="tlsa-timeout",
+        ),
+        pytest.param(
+            then(one(TEXT), lambda n: n.spoil("mx.bob.example", "servfail")),
+            "indeterminate", "failed", id="addresses-fail",
+        ),
+        pytest.param(
+            then(one(TEXT), lambda n: n.spoil("mx.bob.example", "servfail", "AAAA")),
+            "dane", "usable", id="only-aaaa-fails",
+        ),
+        pytest.param(
+            then(one(TEXT), lambda n: n.sign("mx.bob.example", signed=False)),
+            "none", "insecure", id="insecure-addresses",
+        ),
+        pytest.param(
+            then(one(TEXT), lambda n: n.sign("_tcp.mx.bob.example", signed=False)),
+            "none", "insecure", id="insecure-tlsa",
+        ),
+        pytest.param(
+            then(one(), lambda n: n.sign("_tcp.mx.bob.example", signed=False)),
+            "none", "insecure", id="insecure-denial-of-tlsa",
+        ),
+        pytest.param(lambda n: host(n, DOMAIN, TEXT), "dane", "usable", id="implicit-mx"),
+        pytest.param(lambda n: host(n, DOMAIN), "none", "none", id="implicit-mx-without"),
+        pytest.param(lambda n: n.put(DOMAIN, "MX", "0 ."), "null-mx", "", id="null-mx"),
+        pytest.param(lambda n: n.put(DOMAIN, "TXT", '"x"'), "no-mail", "failed", id="no-address"),
+        pytest.param(lambda n: mx(n, "mx.bob.example"), "no-mail", "failed", id="dangling-mx"),
+        pytest.param(lambda n: None, "no-mail", "", id="no-domain"),
+        pytest.param(
+            then(two((TEXT,), ()), lambda n: n.drop("mx2.bob.example", "A")),
+            "dane", "usable failed", id="mail-cannot-go-where-no-address-is",
+        ),
+        pytest.param(
+            then(one(TEXT), lambda n: n.put("mx.bob.example", "A", "0.0.0.0")),
+            "dane", "usable", id="an-address-is-the-mail-servers-business",
+        ),
+        pytest.param(lambda n: mx(n, "192.0.2.1"), "none", "none", id="address-for-a-host"),
+        pytest.param(lambda n: mx(n, "m\\010x.example"), "none", "none", id="control-character"),
+        pytest.param(
+            then(elsewhere, lambda n: n.put(DOMAIN, "MX", "10 mx.bob.example.", "20 .")),
+            "dane", "usable", id="null-mx-among-others-is-passed-over",
+        ),
+        pytest.param(many, "partial", "usable " * MAX_HOSTS, id="too-many-hosts"),
+        pytest.param(loop, "indeterminate", "failed", id="alias-loop"),
+    ],
+)  # fmt: skip
+def test_verdict_of_a_signed_domain(publish: Publish, verdict: str, states: str) -> None:
+    found, names = look(publish)
+    assert (found.verdict, " ".join(h.state for h in found.hosts)) == (verdict, states.strip())
+    assert found.text.isprintable() and all(h.text.isprintable() for h in found.hosts)
+    for h in found.hosts:
+        assert bool(h.records) == (h.state == "usable")
+        if h.state not in ("usable", "none"):
+            assert h.text
+    asked_tlsa = {name for name, kind in names.queries if kind == "TLSA"}
+    assert len(asked_tlsa) <= MAX_HOSTS
+
+
+@pytest.mark.parametrize(
+    ("publish", "verdict"),
+    [
+        (one(TEXT), "insecure"),
+        (lambda n: host(n, DOMAIN, TEXT), "insecure"),
+        (lambda n: n.put(DOMAIN, "MX", "0 ."), "null-mx"),
+        (lambda n: n.put(DOMAIN, "TXT", '"x"'), "no-mail"),
+        (lambda n: None, "no-mail"),
+    ],
+)
+def test_verdict_of_an_unsigned_domain(publish: Publish, verdict: str) -> None:
+    found, names = look(publish, signed=False)
+    assert found.verdict == verdict
+    assert not any(kind == "TLSA" for _, kind in names.queries)
+
+
+def test_law_3_an_insecure_mx_rrset_that_points_at_a_signed_host_is_not_dane() -> None:
+    def publish(names: Names) -> None:
+        mx(names, "mx.host.example")
+        names.sign("host.example")
+        host(names, "mx.host.example", TEXT)
+
+    found, _ = look(publish, signed=False)
+    assert (found.verdict, found.mx, found.hosts) == ("insecure", ("mx.host.example",), ())
+
+
+def test_law_3_ad_of_a_resolver_that_is_not_trusted_is_not_believed() -> None:
+    found, names = look(one(TEXT), trust_ad=False)
+    assert (found.verdict, found.ttl) == ("insecure", UNTRUSTED_TTL)
+    assert not names.queries
+
+
+@pytest.mark.parametrize("defect", ["servfail", "timeout"])
+@pytest.mark.parametrize(
+    ("ds", "signed", "verdict"),
+    [(True, True, "indeterminate"), (False, True, "failed"), (True, False, "failed")],
+)
+def test_a_failing_mx_question_is_weighed_by_the_parents_ds(
+    defect: str, ds: bool, signed: bool, verdict: str
+) -> None:
+    def publish(names: Names) -> None:
+        if ds:
+            names.put(DOMAIN, "DS", f"1 13 2 {'00' * 32}")
+        names.spoil(DOMAIN, "servfail" if defect == "servfail" else "timeout", "MX")
+
+    assert look(publish, signed=signed)[0].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("publish", "base"),
+    [
+        pytest.param(elsewhere, "mx.host.example", id="secure-alias"),
+        pytest.param(
+            then(
+                elsewhere,
+                lambda n: n.drop("_25._tcp.mx.host.example", "TLSA"),
+                lambda n: n.put("_25._tcp.mx.bob.example", "TLSA", TEXT),
+            ),
+            "mx.bob.example", id="none-at-the-end-of-the-alias",
+        ),
+        pytest.param(
+            then(
+                elsewhere,
+                lambda n: n.sign("host.example", signed=False),
+                lambda n: n.put("_25._tcp.mx.bob.example", "TLSA", TEXT),
+            ),
+            "mx.bob.example", id="signed-alias-of-an-unsigned-host",
+        ),
+        pytest.param(
+            then(
+                one(),
+                lambda n: n.put("_25._tcp.mx.bob.example", "CNAME", "shared.bob.example."),
+                lambda n: n.put("shared.bob.example", "TLSA", TEXT),
+            ),
+            "mx.bob.example", id="alias-at-the-tlsa-name",
+        ),
+        pytest.param(
+            then(
+                lambda n: n.put(DOMAIN, "CNAME", "real.bob.example."),
+                lambda n: n.put("real.bob.example", "MX", "10 mx.bob.example."),
+                lambda n: host(n, "mx.bob.example", TEXT),
+            ),
+            "mx.bob.example", id="alias-at-the-domain",
+        ),
+    ],
+)  # fmt: skip
+def test_tlsa_base_domain_of_an_alias(publish: Publish, base: str) -> None:
+    found, _ = look(publish)
+    assert found.verdict == "dane", found
+    assert (found.hosts[0].base, found.hosts[0].records) == (base, (RECORD,))
+
+
+def test_an_alias_into_an_unsigned_zone_with_no_records_of_its_own_is_without() -> None:
+    found, _ = look(then(elsewhere, lambda n: n.sign("host.example", signed=False)))
+    assert (found.verdict, found.hosts[0].state) == ("none", "none")
+
+
+def test_hosts_come_in_the_order_of_their_preference_and_once() -> None:
+    def publish(names: Names) -> None:
+        names.put(DOMAIN, "MX", "20 b.bob.example.", "10 c.bob.example.", "30 c.bob.example.")
+        host(names, "b.bob.example", TEXT)
+        host(names, "c.bob.example", TEXT)
+
+    found, _ = look(publish)
+    assert found.mx == tuple(h.host for h in found.hosts) == ("c.bob.example", "b.bob.example")
