@@ -103,8 +103,12 @@ def test_law_6_and_7_a_dead_worker_is_replaced() -> None:
                 first = workers_of(process)
                 os.kill(first[0], signal.SIGKILL)
                 until(lambda: len(set(workers_of(process)) - {first[0]}) == 2)
+                second = set(workers_of(process))
+                os.kill(first[1], signal.SIGKILL)  # now only the new one is there to answer
+                until(lambda: first[1] not in workers_of(process))
                 address = UnixAddress(str(world.socket_path))
                 assert await ask(address, "postfix", "bob.example") == SECURE
+                assert second - {first[1]} <= set(workers_of(process))
 
     asyncio.run(play())
 

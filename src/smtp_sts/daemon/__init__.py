@@ -277,7 +277,8 @@ def _run_loop(
     import asyncio
 
     def ready() -> None:
-        os.write(tell, b"1")
+        with contextlib.suppress(BrokenPipeError):  # nobody waits for a worker that replaces one
+            os.write(tell, b"1")
         os.close(tell)
 
     work = worker.run(config, index, open_listeners, peer_listeners, ready, supervisor)
