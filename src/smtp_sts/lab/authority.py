@@ -16,7 +16,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-Variant = Literal["good", "expired", "not-yet", "self-signed", "other-name"]
+#: `wildcard`: for the whole first label; `common-name`: the name stands nowhere else; `stranger`:
+#: of an authority that nobody trusts
+Variant = Literal[
+    "good", "expired", "not-yet", "self-signed", "other-name", "wildcard", "common-name", "stranger"
+]
 
 #: The name in certificates of the variant `other-name`.
 OTHER_NAME: Final = "mallory.example"
@@ -69,28 +73,34 @@ class Authority:
 
     def issue(self, *names: str, variant: Variant = "good") -> Path:
         """A PEM file with a certificate for `names` (the variant may say otherwise) and its key."""
-        names = (OTHER_NAME,) if variant == "other-name" else names
+        if variant == "other-name":
+            names = (OTHER_NAME,)
+        elif variant == "wildcard":
+            names = tuple(f"*.{name.partition('.')[2]}" for name in names)
         key = ec.generate_private_key(ec.SECP256R1())
         begin, end = _PERIODS.get(variant, (-30, 30))
-        alone = variant == "self-signed"
-        issuer_key = key if alone else self._key
-        certificate = (
+        issuer_key, issuer = self._key, self._certificate.subject
+        if variant == "self-signed":
+            issuer_key, issuer = key, _name(names[0])
+        elif variant == "stranger":
+            issuer_key, issuer = ec.generate_private_key(ec.SECP256R1()), _name("Mallory CA")
+        builder = (
             x509.CertificateBuilder()
             .subject_name(_name(names[0]))
-            .issuer_name(_name(names[0]) if alone else self._certificate.subject)
+            .issuer_name(issuer)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(self._now + begin * _DAY)
             .not_valid_after(self._now + end * _DAY)
             .add_extension(
-                x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
-            )
-            .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()),
                 critical=False,
             )
-            .sign(issuer_key, hashes.SHA256())
         )
+        if variant != "common-name":
+            alternatives = x509.SubjectAlternativeName([x509.DNSName(name) for name in names])
+            builder = builder.add_extension(alternatives, critical=False)
+        certificate = builder.sign(issuer_key, hashes.SHA256())
         path = self._home / f"{certificate.serial_number:x}.pem"
         path.write_bytes(
             certificate.public_bytes(serialization.Encoding.PEM)

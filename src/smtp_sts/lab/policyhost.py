@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,8 +18,10 @@ from smtp_sts.lab.authority import Authority, Variant
 
 PATH: Final = "/.well-known/mta-sts.txt"
 
-#: `silence`: no answer; `drip`: one byte a second; `huge`: a body without end; `close`: none at all
-Manner = Literal["plain", "silence", "drip", "huge", "close"]
+#: `silence`: no answer; `drip`: one byte a second; `huge`: a body without end; `cut`: the end is
+#: missing; `close`: none at all
+Manner = Literal["plain", "silence", "drip", "huge", "cut", "close"]
+_FILLING: Final = b"x" * 65536
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,10 @@ class Page:
     location: str = ""
     manner: Manner = "plain"
     certificate: Variant = "good"
+    #: The body comes in chunks (RFC 9112 section 7.1), not after a Content-Length.
+    chunked: bool = False
+    #: What Content-Length says; None: the truth, and nothing where the body has no end.
+    length: int | None = None
 
     def head(self) -> bytes:
         """The head of the HTTP response."""
@@ -39,7 +46,11 @@ class Page:
             lines.append(f"Content-Type: {self.content_type}")
         if self.location:
             lines.append(f"Location: {self.location}")
-        if self.manner != "huge":
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked")
+        elif self.length is not None:
+            lines.append(f"Content-Length: {self.length}")
+        elif self.manner != "huge":
             lines.append(f"Content-Length: {len(self.body)}")
         return "\r\n".join([*lines, "", ""]).encode()
 
@@ -117,15 +128,25 @@ async def _respond(page: Page, writer: asyncio.StreamWriter) -> None:
     if page.manner == "close":
         return
     writer.write(page.head())
+    chunk = _chunk if page.chunked else bytes
     if page.manner == "drip":
         for byte in page.body:
-            writer.write(bytes([byte]))
+            writer.write(chunk([byte]))
             await writer.drain()
             await asyncio.sleep(1)
     elif page.manner == "huge":
         while True:
-            writer.write(page.body + b"x" * 65536)
+            writer.write(chunk(_FILLING))
             await writer.drain()
+    elif page.manner == "cut" and not page.chunked:
+        writer.write(page.body[:-1])
     else:
-        writer.write(page.body)
+        writer.write(chunk(page.body))
+    if page.chunked and page.manner != "cut":
+        writer.write(b"0\r\n\r\n")
     await writer.drain()
+
+
+def _chunk(data: Iterable[int]) -> bytes:
+    body = bytes(data)
+    return b"%x\r\n%b\r\n" % (len(body), body) if body else b""  # an empty one is the last

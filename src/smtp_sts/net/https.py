@@ -30,6 +30,8 @@ CONNECT_ALL_SECONDS: Final = 30.0
 #: Addresses that are tried, at most.
 MAX_ADDRESSES: Final = 8
 _MAX_HEADERS: Final = 32 * 1024
+#: h11 measures the head between two pieces only, and the event loop may hand us 256 KiB at once.
+_PIECE: Final = 4096
 
 _MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
 _NO_ISSUER: Final = "is of an issuer that is not trusted, or its chain is not whole"
@@ -157,7 +159,8 @@ class _Exchange(asyncio.Protocol):
         transport.write(data)  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
-        self._read(data)
+        for start in range(0, len(data), _PIECE):
+            self._read(data[start : start + _PIECE])
 
     def eof_received(self) -> bool:
         self._read(b"")
