@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from smtp_sts.mta import netstring
 from smtp_sts.mta.profiles import MAX_REPLY, NOT_FOUND, profile_of, replies
 from smtp_sts.mta.ready import ReadyTable
-from smtp_sts.mta.socketmap import Service, Socketmap
+from smtp_sts.mta.service import Service
+from smtp_sts.mta.socketmap import Socketmap
 from smtp_sts.policy import Policy
 from smtp_sts.resolver.decision import Decision
 

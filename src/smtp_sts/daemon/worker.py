@@ -19,9 +19,12 @@ from typing import Final
 from smtp_sts.config import Config, Protocol
 from smtp_sts.daemon.peers import Peers
 from smtp_sts.daemon.sockets import Listener
+from smtp_sts.mta.line import Line
 from smtp_sts.mta.lookup import reach_of
 from smtp_sts.mta.ready import ReadyTable
-from smtp_sts.mta.socketmap import Service, Socketmap
+from smtp_sts.mta.service import Service
+from smtp_sts.mta.socketmap import Socketmap
+from smtp_sts.mta.tcp_table import TcpTable
 from smtp_sts.resolver import Keeper, Resolver, overrides
 
 #: How often the first worker looks for policies that are due, and how many it takes, at most so
@@ -78,6 +81,8 @@ async def run(
     #: protocol -> what speaks it, one object a connection
     speakers: dict[Protocol, Callable[[], asyncio.BaseProtocol]] = {
         "socketmap": lambda: Socketmap(service),
+        "line": lambda: Line(service),
+        "tcp-table": lambda: TcpTable(service),
     }
     for protocol, sock in listeners:
         _accept_on(loop, sock, service, speakers[protocol])

@@ -54,9 +54,18 @@ def postfix_tlsrpt(decision: Decision) -> str:
     return reply if len(reply) <= MAX_REPLY else postfix(decision)
 
 
+def enforced(decision: Decision) -> Policy | None:
+    """The policy to enforce, for an MTA that looks for TLSA records itself and lets them win."""
+    policy = decision.policy
+    if policy is None or policy.mode != "enforce" or decision.outcome not in ("enforce", "dane"):
+        return None
+    return policy
+
+
 def sts(decision: Decision) -> str:
     """Sendmail 8.17 and later (FEATURE(sts)): the level `secure` is all it knows."""
-    return NOT_FOUND if decision.level else postfix(decision)
+    policy = enforced(decision)
+    return NOT_FOUND if policy is None else _secure(policy)
 
 
 Profile = Callable[[Decision], str]

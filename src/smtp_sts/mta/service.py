@@ -1,0 +1,223 @@
+"""What every protocol of this room does alike: keys in, decisions out, connections that end well.
+
+Promises: an answer comes within `DEADLINE` (law 6) and fails open (law 4); replies go out in the
+order of the requests; a client that sends without reading is not read from, and an unfinished
+request is bounded (law 7); what was asked before a drain is still answered.
+Must not: know what the bytes of a protocol mean. That is its module's part.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol, cast
+
+from smtp_sts.mta.ready import ReadyTable
+from smtp_sts.policy import NextHopError, policy_domain
+from smtp_sts.resolver.decision import Decision
+
+#: Requests of one connection that may wait for a discovery before it is not read from, for now.
+MAX_PENDING: Final = 256
+#: Law 6, whatever hangs behind a look-up (another worker, the disk), seconds.
+DEADLINE: Final = 4.9
+
+Decide = Callable[[str], Awaitable[Decision]]
+#: A decision as a reply on the wire.
+Render = Callable[[Decision], bytes]
+
+
+class Drainable(Protocol):
+    """A connection that can be told to finish."""
+
+    def drain(self) -> None:
+        """Answer what was asked, then close."""
+
+
+class Service:
+    """What the connections of one process share."""
+
+    __slots__ = ("connections", "counts", "deadline", "decide", "idle", "table", "tasks")
+
+    def __init__(
+        self,
+        decide: Decide,
+        table: ReadyTable,
+        counts: dict[str, int],
+        *,
+        deadline: float = DEADLINE,
+    ) -> None:
+        self.decide = decide
+        self.deadline = deadline
+        self.table = table
+        self.counts = counts
+        self.connections: set[Drainable] = set()
+        #: set while there is no connection
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def count(self, name: str) -> None:
+        """One more of something worth counting."""
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def opened(self, connection: Drainable) -> None:
+        """A client has connected."""
+        self.connections.add(connection)
+        self.idle.clear()
+
+    def closed(self, connection: Drainable) -> None:
+        """A connection is gone."""
+        self.connections.discard(connection)
+        if not self.connections:
+            self.idle.set()
+
+    def domain_of(self, key: bytes) -> str | None:
+        """The policy domain of a key; None, counted, where it can have none.
+
+        An address, a .parent key or garbage: asking costs nothing.
+        """
+        try:
+            return policy_domain(key.decode("utf-8"))
+        except (NextHopError, UnicodeDecodeError):
+            self.count("keys-without-policy")
+            return None
+
+    async def decision(self, domain: str) -> Decision:
+        """The decision for a policy domain, in time: "no policy" where it would not be (law 4)."""
+        try:
+            async with asyncio.timeout(self.deadline):
+                return await self.decide(domain)
+        except TimeoutError:
+            self.count("answer-deadline")
+            return Decision(domain, "no-policy", "discovery-timeout")
+
+
+class Connection(asyncio.Protocol):
+    """One connection of a client whose requests are answered in their order.
+
+    A protocol overrides `_requests`, and `data_received` where it has a faster way.
+    """
+
+    __slots__ = ("_buffer", "_closing", "_paused", "_pending", "_service", "_transport", "_write",
+                 "_writing")  # fmt: skip
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._buffer = b""
+        self._pending: deque[_Slot] = deque()
+        self._paused = False
+        self._writing = True
+        self._closing = False
+
+    def _requests(self, data: bytes) -> int:
+        """Answer the whole requests in `data`; where the unfinished one begins.
+
+        Raises ValueError where nothing after this can be understood.
+        """
+        raise NotImplementedError
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of one or more requests, or of a part of one."""
+        if self._closing:
+            return
+        data = self._buffer + data if self._buffer else data
+        self._buffer = b""
+        try:
+            position = self._requests(data)
+        except ValueError:
+            self.drain()  # this connection ends, the daemon goes on
+            return
+        if not self._closing:
+            self._buffer = data[position:]
+        self._throttle()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        self._write = self._transport.write
+        self._service.opened(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection is gone; what still waits for a discovery goes on for the others."""
+        self._service.closed(self)
+        self._pending.clear()
+        self._closing = True
+
+    def eof_received(self) -> bool:
+        """The client sends no more; it still gets what it has asked for."""
+        self._closing = True
+        self._buffer = b""
+        return bool(self._pending)
+
+    def pause_writing(self) -> None:
+        """The client does not read: stop reading from it."""
+        self._writing = False
+        self._throttle()
+
+    def resume_writing(self) -> None:
+        """The client reads again."""
+        self._writing = True
+        self._throttle()
+
+    def drain(self) -> None:
+        """Answer what was asked, then close."""
+        self._closing = True
+        if not self._pending:
+            self._transport.close()
+        elif not self._paused:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _throttle(self) -> None:
+        full = not self._writing or len(self._pending) >= MAX_PENDING
+        if full != self._paused and not self._closing:
+            self._paused = full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _reply(self, reply: bytes) -> None:
+        if self._pending:
+            self._pending.append(_Slot(reply))
+        else:
+            self._write(reply)
+
+    def _ask(self, domain: str, render: Render, otherwise: bytes) -> None:
+        """Reply with the decision for a domain; `otherwise` is the reply that fails open."""
+        slot = _Slot()
+        self._pending.append(slot)
+        task = asyncio.ensure_future(self._answer(slot, domain, render, otherwise))
+        self._service.tasks.add(task)
+        task.add_done_callback(self._service.tasks.discard)
+
+    async def _answer(self, slot: _Slot, domain: str, render: Render, otherwise: bytes) -> None:
+        try:
+            slot.reply = render(await self._service.decision(domain))
+        finally:
+            if slot.reply is None:  # law 4: a defect of ours lets mail through
+                self._service.count("internal-errors")
+                slot.reply = otherwise
+            self._flush()
+
+    def _flush(self) -> None:
+        pending = self._pending
+        out = []
+        while pending and pending[0].reply is not None:
+            out.append(pending.popleft().reply)
+        if out and not self._transport.is_closing():
+            self._write(b"".join(cast("list[bytes]", out)))
+        if self._closing and not pending:
+            self._transport.close()
+        else:
+            self._throttle()
+
+
+class _Slot:
+    """The place of one reply in the order of a connection; None until it is there."""
+
+    __slots__ = ("reply",)
+
+    def __init__(self, reply: bytes | None = None) -> None:
+        self.reply = reply
