@@ -12,10 +12,11 @@ from smtp_sts.dane import Tlsa, TlsaError, unusable
 from .chains import LEAF, tlsa
 
 
-@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.binary(min_size=1))
+@given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255), st.binary(min_size=64))
 def test_record_data_is_read_and_shown_as_dnspython_does(
     usage: int, selector: int, matching: int, data: bytes
 ) -> None:
+    data = data[: {1: 32, 2: 64}.get(matching)]  # dnspython takes no other digests
     record = Tlsa.parse(bytes((usage, selector, matching)) + data)
     assert record == Tlsa(usage, selector, matching, data)
     theirs = dns.rdata.from_text("IN", "TLSA", str(record))
