@@ -8,10 +8,7 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,40 +18,10 @@ from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World
 from smtp_sts.mta.client import ask
 
+from .process import COMMAND, daemon, until, workers_of
+
 HOST = "mta-sts.bob.example"
 SECURE = "OK secure match=mx.bob.example servername=hostname"
-COMMAND = [sys.executable, "-m", "smtp_sts"]
-
-
-@contextmanager
-def daemon(config: Path, path: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [*COMMAND, "--config", str(config), "serve"], stderr=subprocess.PIPE, text=True
-    )
-    try:
-        until = time.monotonic() + 10
-        while time.monotonic() < until and process.poll() is None:
-            with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(path)) == 0:
-                    break
-            time.sleep(0.02)
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-        process.communicate(timeout=10)
-
-
-def workers_of(process: subprocess.Popen[str]) -> list[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in children.split()]
-
-
-def until(what: object, seconds: float = 5.0) -> None:
-    end = time.monotonic() + seconds
-    while not what():  # type: ignore[operator]
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
 
 
 def test_policies_survive_kill_9_and_an_attack_after_it() -> None:

@@ -3,7 +3,8 @@
 Promises: reads and writes that come together make one transaction each; a write that the store
 refuses is kept in memory, read from there, tried again, logged once, and counted (law 7); a read
 that the store refuses is told apart from "nothing kept" (law 1), and is the only trouble that is
-raised: without a store the daemon goes on from memory (law 4).
+raised: without a store the daemon goes on from memory (law 4). A store that could only be read is
+opened anew until it can be written.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -137,15 +139,14 @@ class Keeper:
             self._counts["store-dropped"] = self._counts.get("store-dropped", 0) + 1
 
     async def _try(self, work: Callable[[Store], T], otherwise: T) -> T:
-        loop = asyncio.get_running_loop()
-        if self._store is None and loop.time() < self._next_try:
+        if self._store is None and time.monotonic() < self._next_try:
             return otherwise
         try:
-            return await loop.run_in_executor(self._thread, self._run, work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
         except StoreError as error:
             self._counts["store-errors"] = self._counts.get("store-errors", 0) + 1
             if self._store is None:
-                self._next_try = loop.time() + RETRY_SECONDS
+                self._next_try = time.monotonic() + RETRY_SECONDS
             if str(error) != self._trouble:  # once for each trouble, not for each write
                 self._trouble = str(error)
                 _log.error("%s; going on from memory", error)
@@ -154,6 +155,11 @@ class Keeper:
     def _run(self, work: Callable[[Store], T]) -> T:
         if self._store is None:
             self._store = open_store(self._url)
+        elif self._store.read_only and time.monotonic() >= self._next_try:
+            self._next_try = time.monotonic() + RETRY_SECONDS
+            with contextlib.suppress(StoreError):  # then what can be read is still at hand
+                before, self._store = self._store, open_store(self._url)
+                before.close()
         result = work(self._store)
         self._trouble = ""
         return result

@@ -37,6 +37,8 @@ from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 SCHEMA_VERSION: Final = 1
+#: What SQLite says of a file that it cannot write, but may be able to read.
+_UNWRITABLE: Final = ("readonly", "unable to open", "disk I/O", "full")
 
 _metadata = MetaData()
 _policies = Table(
@@ -96,9 +98,11 @@ def _engine(path: Path, *, immutable: bool = False) -> Engine:
 class Store:
     """The policies on disk. Blocking; use it from one thread at a time."""
 
-    def __init__(self, engine: Engine, path: Path) -> None:
+    def __init__(self, engine: Engine, path: Path, *, read_only: bool = False) -> None:
         self._engine = engine
         self.path = path
+        #: what another process writes is not seen: to be opened anew now and then
+        self.read_only = read_only
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[Connection]:
@@ -216,7 +220,7 @@ def open_store(url: str) -> Store:
                 connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
     except OperationalError as error:
         engine.dispose()
-        if path.exists() and ("readonly" in str(error.orig) or "unable to open" in str(error.orig)):
+        if path.exists() and any(words in str(error.orig) for words in _UNWRITABLE):
             return _open_read_only(path)
         raise StoreError(_explain(error, path)) from error
     except SQLAlchemyError as error:
@@ -236,7 +240,7 @@ def _open_read_only(path: Path) -> Store:
         engine.dispose()
         raise StoreError(_explain(error, path)) from error
     _refuse_newer(engine, version, path)
-    return Store(engine, path)
+    return Store(engine, path, read_only=True)
 
 
 def _refuse_newer(engine: Engine, version: int, path: Path) -> None:
