@@ -44,7 +44,14 @@ OTHER = Cert("other root")
 NO_CA = Cert("inner", ROOT, ca=False)
 V1 = Cert("inner", ROOT, ca=None)
 SHORT = Cert("root", path_length=0)
-FAR = ("mx.bob.example.evil.example", "x.mx.bob.example", "*.*.example", "mx.*.example", "*")
+FAR = (
+    "mx.bob.example.evil.example",
+    "x.mx.bob.example",
+    "*.*.example",
+    "mx.*.example",
+    "*.example",
+    "*",
+)
 
 
 def chain(*certs: Cert) -> list[Cert]:

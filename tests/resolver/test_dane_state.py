@@ -282,6 +282,19 @@ def test_an_alias_into_an_unsigned_zone_with_no_records_of_its_own_is_without() 
     assert (found.verdict, found.hosts[0].state) == ("none", "none")
 
 
+@pytest.mark.parametrize("publish", [one(TEXT), elsewhere])
+def test_an_unsigned_host_is_not_asked_for_tlsa(publish: Publish) -> None:
+    """Unsigned zones often fail to answer for TLSA, and mail to them must not wait for that."""
+
+    def unsigned(names: Names) -> None:
+        names.sign("mx.bob.example", signed=False)
+        names.sign("host.example", signed=False)
+
+    found, names = look(then(publish, unsigned))
+    assert (found.verdict, found.hosts[0].state) == ("none", "insecure")
+    assert not any(kind == "TLSA" for _, kind in names.queries)
+
+
 def test_hosts_come_in_the_order_of_their_preference_and_once() -> None:
     def publish(names: Names) -> None:
         names.put(DOMAIN, "MX", "20 b.bob.example.", "10 c.bob.example.", "30 c.bob.example.")
