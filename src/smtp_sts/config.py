@@ -43,6 +43,7 @@ class PolicySection(Struct, frozen=True, forbid_unknown_fields=True):
     socket_mode: str = "0666"
     socket_owner: str = ""
     socket_group: str = ""
+    dane: bool = True
     answer_timeout: Annotated[float, Meta(gt=0, le=4.8)] = 4.0
     recheck_interval: Annotated[float, Meta(ge=1)] = 300.0
     refresh_interval: Annotated[float, Meta(ge=1)] = 86400.0
@@ -96,6 +97,7 @@ class Override(Struct, frozen=True, forbid_unknown_fields=True):
     level: Level | None = None
     policy: FixedPolicy | None = None
     testing_as_enforce: bool = False
+    dane: bool = True
 
 
 class LogSection(Struct, frozen=True, forbid_unknown_fields=True):
@@ -330,6 +332,9 @@ workers = 0
 socket_mode = "0666"
 socket_owner = ""
 socket_group = ""
+# Whether DANE is looked for and goes before STS (RFC 7672). It needs a resolver whose AD bit is
+# trusted (see [dns] trust_ad), and in Postfix: smtp_dns_support_level = dnssec.
+dane = true
 # A query whose discovery takes longer is answered NOTFOUND (fail open) and the fetch goes on.
 answer_timeout = 4.0
 # The TXT record of a domain in use is asked for again this often.
@@ -376,6 +381,7 @@ url = "sqlite:////var/lib/smtp-sts/smtp-sts.db"
 # "relay.example" = { level = "encrypt" }        # for Postfix: none may encrypt dane dane-only
 # "bob.example" = { policy = { mode = "enforce", mx = ["*.bob.example"] } }
 # ".example.org" = { testing_as_enforce = true } # enforce what is only tested
+# "broken.example" = { dane = false }            # never DANE, STS as ever
 # "www.example.org" = {}                         # none of the wider rules
 
 [log]

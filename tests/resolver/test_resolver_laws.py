@@ -82,9 +82,12 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(tmp_path: Path, answer_timeout: float = 4.0) -> AsyncIterator[Scene]:
+async def scene(
+    tmp_path: Path, answer_timeout: float = 4.0, *, dane: bool = True
+) -> AsyncIterator[Scene]:
     async with World() as world:
-        made = Scene(world, tmp_path / "s.db", PolicySection(answer_timeout=answer_timeout))
+        settings = PolicySection(answer_timeout=answer_timeout, dane=dane)
+        made = Scene(world, tmp_path / "s.db", settings)
         try:
             yield made
         finally:
@@ -215,7 +218,7 @@ def test_a_successful_refresh_prolongs_a_policy_even_without_dns(tmp_path: Path)
 
 def test_law_4_a_domain_without_a_policy_is_let_through(tmp_path: Path) -> None:
     async def play() -> None:
-        async with scene(tmp_path) as s:
+        async with scene(tmp_path, dane=False) as s:
             decision = await s.decide()
             assert (decision.outcome, decision.reason) == ("no-policy", "no-record")
             assert decision.valid_until == s.clock.now + 1800

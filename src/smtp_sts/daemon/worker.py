@@ -73,7 +73,17 @@ async def run(
     keeper = Keeper(config.store.url, counts)
     reach = reach_of(config)
     rules = overrides.read(config.overrides)
-    resolver = Resolver(config.policy, reach, keeper, counts, on_change=table.forget, rules=rules)
+    resolver = Resolver(
+        config.policy,
+        reach,
+        keeper,
+        counts,
+        on_change=table.forget,
+        rules=rules,
+        smtp_port=config.network.smtp_port,
+    )
+    if index == 0:
+        _tell_of_dane(config, resolver)
     peers = Peers(index, peer_listeners, resolver, table.forget)
     resolver.on_change = peers.changed
     await peers.start()
@@ -107,6 +117,18 @@ async def run(
     if counts:
         _log.info(
             "worker %d counted: %s", index, ", ".join(f"{k} {n}" for k, n in sorted(counts.items()))
+        )
+
+
+def _tell_of_dane(config: Config, resolver: Resolver) -> None:
+    """Say once whether DANE applies: without it mail to its domains is less well protected."""
+    if resolver.dane:
+        _log.info("DANE goes before STS; Postfix needs smtp_dns_support_level = dnssec for it")
+    elif config.policy.dane:
+        _log.warning(
+            "DANE is off: no resolver's AD bit is trusted (%s). Name a validating resolver on "
+            "loopback in dns.nameservers, set dns.trust_ad, or set policy.dane = false",
+            ", ".join(address for address, _ in resolver.reach.dns.nameservers),
         )
 
 

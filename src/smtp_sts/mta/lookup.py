@@ -5,8 +5,12 @@ Promises: the same discovery and the same replies as the daemon's; nothing is ke
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 from typing import Any
+
+import msgspec
 
 from smtp_sts.config import Config, nameservers
 from smtp_sts.mta.profiles import replies
@@ -14,8 +18,10 @@ from smtp_sts.net.dns import Dns, system_nameservers
 from smtp_sts.net.https import tls_context
 from smtp_sts.policy import policy_domain
 from smtp_sts.resolver import overrides
-from smtp_sts.resolver.decision import Decision, as_data
+from smtp_sts.resolver.dane_state import find_dane
+from smtp_sts.resolver.decision import Decision, Step, as_data
 from smtp_sts.resolver.discovery import Reach, discover
+from smtp_sts.resolver.precedence import known, told, weigh
 
 
 def reach_of(config: Config) -> Reach:
@@ -43,13 +49,45 @@ async def look_up(config: Config, next_hop: str) -> dict[str, Any]:
     rule = overrides.find(overrides.read(config.overrides), domain)
     decision = overrides.fixed(rule, domain, now) if rule else None
     if decision is None:
-        decision = await _discovered(config, domain, now)
-        decision = overrides.adapt(rule, decision) if rule else decision
+        decision = await _weighed(config, domain, now, rule)
     return as_data(next_hop, decision, replies(decision))
 
 
-async def _discovered(config: Config, domain: str, now: float) -> Decision:
-    found = await discover(domain, reach_of(config))
+async def _weighed(
+    config: Config, domain: str, now: float, rule: overrides.Rule | None
+) -> Decision:
+    reach = reach_of(config)
+    off = _dane_off(config, reach, rule)
+    if off:
+        sts = await _discovered(reach, domain, now)
+        decision = msgspec.structs.replace(sts, steps=(*sts.steps, Step("DANE", None, off)))
+        return overrides.adapt(rule, decision) if rule else decision
+    sts, state = await asyncio.gather(
+        _discovered(reach, domain, now),
+        find_dane(domain, reach.dns, smtp_port=config.network.smtp_port),
+    )
+    sts = overrides.adapt(rule, sts) if rule else sts
+    dane = msgspec.structs.replace(known(state, math.inf), steps=told(state))
+    return weigh(sts, dane, math.inf)
+
+
+def _dane_off(config: Config, reach: Reach, rule: overrides.Rule | None) -> str:
+    """Why DANE is not looked for, for people; "" where it is."""
+    if not config.policy.dane:
+        return "not looked for: policy.dane is false"
+    if rule and rule.never_dane:
+        return f"not looked for: the rule for {rule.key!r} says dane = false"
+    if not reach.dns.trusts_ad:
+        names = ", ".join(address for address, _ in reach.dns.nameservers)
+        return (
+            f"not looked for: the AD bit of {names} is not trusted; use a validating resolver on "
+            "loopback, or set dns.trust_ad"
+        )
+    return ""
+
+
+async def _discovered(reach: Reach, domain: str, now: float) -> Decision:
+    found = await discover(domain, reach)
     if found.policy is None:
         return Decision(domain, "no-policy", found.reason, found.detail, steps=found.steps)
     return Decision(

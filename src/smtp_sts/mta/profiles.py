@@ -35,9 +35,13 @@ def _attributes(policy: Policy, domain: str) -> str:
 
 
 def postfix(decision: Decision) -> str:
-    """Any Postfix: `secure` for an enforced policy, or the level that a rule of ours fixes."""
+    """Any Postfix: the level that a rule fixes, `dane-only` for DANE, `secure` for enforced STS."""
     if decision.level:
         return f"OK {decision.level}"
+    if decision.outcome == "dane":  # RFC 7672: Postfix validates the TLSA records itself
+        return "OK dane-only"
+    if decision.outcome == "temporary-failure":
+        return f"TEMP the DANE state of {decision.policy_domain} cannot be determined"
     if decision.outcome != "enforce" or decision.policy is None:
         return NOT_FOUND
     reply = _secure(decision.policy)

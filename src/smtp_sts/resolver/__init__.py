@@ -1,13 +1,16 @@
-"""The decision for a domain: cached policy, discovery, recheck and refresh (RFC 8461 section 5.1).
+"""The decision for a domain: cached policy, discovery, recheck and refresh (RFC 8461 section 5.1),
+and DANE before it where it applies (RFC 8461 section 2).
 
 Promises (DESIGN, the laws):
 1. nothing but a policy fetched over authenticated HTTPS replaces or removes an unexpired one;
 2. a policy lives for `max_age` from its last successful fetch and no longer;
+3. DANE wins only where DNSSEC proves all of it (`precedence.py` weighs);
 4. a domain without a policy is let through, quickly, with the reason counted;
 6. `decide` returns within the answer timeout, and for a cached policy without waiting for the
    network.
 
-One discovery runs for a domain however many ask. Must not: know of MTAs, replies or sockets.
+One discovery runs for a domain however many ask, beside it one look for DANE. Must not: know of
+MTAs, replies or sockets.
 """
 
 from __future__ import annotations
@@ -26,10 +29,12 @@ import msgspec
 from smtp_sts.config import PolicySection
 from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError
 from smtp_sts.resolver import overrides
+from smtp_sts.resolver.dane_state import DaneState, find_dane
 from smtp_sts.resolver.decision import Decision, Source, Step
 from smtp_sts.resolver.discovery import Found, Reach, discover
 from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.resolver.overrides import Rules
+from smtp_sts.resolver.precedence import Known, known, weigh
 from smtp_sts.store import Stored, StoreError
 
 #: Domains whose state is kept in memory; the least recently asked for go first.
@@ -42,6 +47,13 @@ SAVE_TIMEOUT: Final = 1.0
 TOUCH_SECONDS: Final = 6 * 3600.0
 #: Failed refreshes back off from `retry_interval` by doubling, so many times at most.
 BACKOFF_DOUBLINGS: Final = 4
+#: A verdict on DANE is kept for the life of its records, within these bounds (seconds): that a
+#: domain has DANE is seen within an hour, and short-lived records cost no look for every message.
+DANE_TTL: Final = (30.0, 3600.0)
+#: An unexpired policy waits no longer than this to hear whether DANE goes before it (seconds).
+DANE_PATIENCE: Final = 1.0
+#: While it is looked at anew, "no DANE" is still said for so long after its time (seconds).
+DANE_STALE: Final = 3600.0
 
 _log = logging.getLogger(__name__)
 
@@ -49,8 +61,8 @@ _log = logging.getLogger(__name__)
 class _State:
     """What one process knows of a domain; times are seconds since the epoch."""
 
-    __slots__ = ("detail", "failures", "next_check", "policy", "reason", "retry_at", "started",
-                 "steps", "stored", "task", "unread", "used_at")  # fmt: skip
+    __slots__ = ("dane", "detail", "failures", "look", "next_check", "policy", "reason", "retry_at",
+                 "started", "steps", "stored", "task", "unread", "used_at")  # fmt: skip
 
     def __init__(self) -> None:
         self.stored: Stored | None = None
@@ -64,6 +76,8 @@ class _State:
         self.used_at = 0.0
         self.started = 0.0
         self.task: asyncio.Task[Decision] | None = None
+        self.dane: Known | None = None
+        self.look: asyncio.Task[None] | None = None
         #: the store could not be read: that there is no policy is not known yet
         self.unread = False
 
@@ -80,6 +94,7 @@ class Resolver:
         *,
         on_change: Callable[[str], None] = lambda _domain: None,
         rules: Rules = MappingProxyType({}),
+        smtp_port: int = 25,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings = settings
@@ -89,26 +104,39 @@ class Resolver:
         #: called with a domain whose decision has changed
         self.on_change = on_change
         self._rules = rules
+        self.smtp_port = smtp_port
         self._clock = clock
         self._states: OrderedDict[str, _State] = OrderedDict()
         self._places = asyncio.Semaphore(settings.max_lookups)
         self._running: set[asyncio.Task[Decision]] = set()
+        self._looks: set[asyncio.Task[None]] = set()
+        self._look_places = asyncio.Semaphore(settings.max_lookups)
+        #: RFC 7672 section 2.1: without a trusted validating resolver there is no DANE
+        self.dane = settings.dane and reach.dns.trusts_ad
 
     async def decide(self, domain: str) -> Decision:
         """What applies to a policy domain now; see `Decision`. Never raises for its input."""
         rule = overrides.find(self._rules, domain)
-        if rule is None:
-            return await self._decide(domain)
-        decided = overrides.fixed(rule, domain, self._clock())
-        return decided or overrides.adapt(rule, await self._decide(domain))
-
-    async def _decide(self, domain: str) -> Decision:
-        now = self._clock()
+        decided = overrides.fixed(rule, domain, self._clock()) if rule else None
+        if decided is not None:
+            return decided
         state = self._states.get(domain)
         if state is None or state.unread:
             state = await self._read(domain)
         else:
             self._states.move_to_end(domain)
+        dane = self.dane and not (rule and rule.never_dane)
+        began = asyncio.get_running_loop().time()
+        if dane:
+            self._look_for_dane(domain, state)
+        decision = await self._decide(domain, state)
+        if rule:
+            decision = overrides.adapt(rule, decision)
+        return await self._before(decision, state, began) if dane else decision
+
+    async def _decide(self, domain: str, state: _State) -> Decision:
+        """What STS says."""
+        now = self._clock()
         state.used_at = now
         live = _live(state, now)
         if live is not None:
@@ -143,9 +171,10 @@ class Resolver:
 
     async def close(self) -> None:
         """End the discoveries that still run."""
-        for task in list(self._running):
+        tasks = [*self._running, *self._looks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     # -- what is known ------------------------------------------------------------------------
 
@@ -208,6 +237,58 @@ class Resolver:
 
     def _count(self, name: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1
+
+    # -- DANE ---------------------------------------------------------------------------------
+
+    def _look_for_dane(self, domain: str, state: _State) -> None:
+        """Start a look, unless what is known is fresh or a look is under way."""
+        fresh = state.dane is not None and self._clock() < state.dane.until
+        if fresh or state.look or len(self._looks) >= self.settings.max_lookups * SLOW_FACTOR:
+            return
+        look = state.look = asyncio.create_task(self._look(domain, state))
+        self._looks.add(look)
+        look.add_done_callback(lambda done: self._looked(domain, state, done))
+
+    async def _look(self, domain: str, state: _State) -> None:
+        async with self._look_places:
+            found = await find_dane(domain, self.reach.dns, smtp_port=self.smtp_port)
+        self._learn(domain, state, found)
+
+    def _learn(self, domain: str, state: _State, found: DaneState) -> None:
+        before = state.dane
+        least, most = DANE_TTL
+        state.dane = known(found, self._clock() + min(max(found.ttl, least), most))
+        self._count(f"dane-{found.verdict}")
+        if (before.verdict if before else "insecure") != found.verdict:
+            _log.info("%s: DANE: %s: %s", domain, found.verdict, found.text)
+            self.on_change(domain)
+
+    def _looked(self, domain: str, state: _State, look: asyncio.Task[None]) -> None:
+        self._looks.discard(look)
+        state.look = None
+        if not look.cancelled() and (error := look.exception()) is not None:
+            self._count("internal-errors")
+            _log.error("the look for DANE of %s broke", domain, exc_info=error)
+
+    async def _before(self, sts: Decision, state: _State, began: float) -> Decision:
+        """The decision once DANE has been weighed in; waits for a look no longer than it may."""
+        now = self._clock()
+        dane, look = state.dane, state.look
+        cached = sts.policy is not None
+        if look is not None:
+            stale = dane is not None and dane.verdict not in ("dane", "indeterminate", "failed")
+            # Law 6. That there is no DANE may be an old answer: what STS says stands as well.
+            if not stale or (not cached and dane and now - dane.until > DANE_STALE):
+                patience = DANE_PATIENCE if cached else self.settings.answer_timeout
+                left = began + patience - asyncio.get_running_loop().time()
+                await asyncio.wait([look], timeout=max(left, 0.0))
+                dane = state.dane if look.done() else None
+        elif dane is not None and now >= dane.until:  # no place was free to look at it anew
+            dane = None
+        now = self._clock()
+        if dane is None:
+            self._count("dane-timeout")
+        return weigh(sts, dane, max(dane.until, now + 1.0) if dane else now + 1.0)
 
     # -- discovery ----------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from smtp_sts.net.dnswire import AAAA, CNAME, DS, MX, TLSA, A
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.policy.pattern import MAX_NAME, is_host_name
 
-HostState = Literal["usable", "unusable", "none", "insecure", "failed"]
+HostState = Literal["usable", "unusable", "none", "insecure", "failed", "absent"]
 Verdict = Literal[
     "dane", "partial", "none", "insecure", "null-mx", "no-mail", "indeterminate", "failed"
 ]
@@ -45,7 +45,8 @@ class DaneHost(msgspec.Struct, frozen=True):
     """What was found for one MX host.
 
     `base` is the TLSA base domain where TLSA records were found, else ""; `records` are the usable
-    ones. `text` says to people what stands in the way.
+    ones. `text` says to people what stands in the way. An `absent` host has surely no address: no
+    mail can go there.
     """
 
     host: str
@@ -84,8 +85,6 @@ class _Look:
         self.prefix = f"_{smtp_port}._tcp."
         self.ttl: int | None = None
         self.places = asyncio.Semaphore(HOSTS_AT_ONCE)
-        #: hosts that surely have no address
-        self.absent: set[str] = set()
 
     async def ask(self, name: str, rrtype: int) -> Answer | NetFailure:
         try:
@@ -130,7 +129,7 @@ async def find_dane(domain: str, dns: Dns, *, smtp_port: int = 25) -> DaneState:
         return await _insecure(domain, look, mx)
     near = hosts[:MAX_HOSTS]
     found = tuple(await asyncio.gather(*(_look_at(h, look, MAX_TLSA // len(near)) for h in near)))
-    verdict, text = _verdict(domain, found, look, too_many=len(hosts) > len(near))
+    verdict, text = _verdict(domain, found, too_many=len(hosts) > len(near))
     return look.state(verdict, text, mx, found)
 
 
@@ -157,13 +156,11 @@ async def _insecure(domain: str, look: _Look, mx: tuple[str, ...]) -> DaneState:
     return look.state("insecure", f"the MX records of {domain} are not signed", mx)
 
 
-def _verdict(
-    domain: str, found: Sequence[DaneHost], look: _Look, *, too_many: bool
-) -> tuple[Verdict, str]:
-    if all(host.host in look.absent for host in found) and not too_many:
+def _verdict(domain: str, found: Sequence[DaneHost], *, too_many: bool) -> tuple[Verdict, str]:
+    if all(host.state == "absent" for host in found) and not too_many:
         return "no-mail", f"no MX host of {domain} has an address"
     usable = any(host.state == "usable" for host in found)
-    without = [host.host for host in found if host.state not in ("usable", "failed")]
+    without = [h.host for h in found if h.state not in ("usable", "failed", "absent")]
     if too_many:
         without.append(f"those beyond the first {MAX_HOSTS}, which are not looked at")
     listed = ", ".join(without[:_SHOWN]) + (", ..." if len(without) > _SHOWN else "")
@@ -173,7 +170,8 @@ def _verdict(
         return "partial", f"of the MX hosts of {domain} some have no usable TLSA records: {listed}"
     if without:
         return "none", f"no MX host of {domain} is known to have usable TLSA records"
-    text = f"{domain} is signed, and nothing can be told of its MX hosts: {found[0].text}"
+    failed = next(host.text for host in found if host.state == "failed")
+    text = f"{domain} is signed, and nothing can be told of its MX hosts: {failed}"
     return "indeterminate", text
 
 
@@ -214,8 +212,7 @@ async def _bases(host: str, look: _Look) -> tuple[str, ...] | DaneHost:
         return tuple(dict.fromkeys((expanded, host)))
     if failed:
         return _no_state(host, "failed", f"the addresses of {host}: {failed[0].sentence}")
-    look.absent.add(host)
-    return _no_state(host, "failed", f"{host} has no address: no mail can be sent to it")
+    return _no_state(host, "absent", f"{host} has no address: no mail can be sent to it")
 
 
 async def _records(host: str, bases: tuple[str, ...], look: _Look, tlsa_limit: int) -> DaneHost:

@@ -28,6 +28,8 @@ REASONS: Final[dict[str, str]] = {
     "discovery-timeout": "discovery takes too long; it goes on behind this answer",
     "overloaded": "too many discoveries are under way",
     "override": "a rule of the configuration decides",
+    "tlsa-usable": "DANE applies: every MX host has TLSA records that DNSSEC proves",
+    "dnssec-invalid": "the domain is signed with DNSSEC, and no valid answer tells of its MX hosts",
     "no-policy-domain": "the next hop is no domain that can have a policy",
 }
 

@@ -28,6 +28,7 @@ class Rule(msgspec.Struct, frozen=True):
     key: str
     decision: Decision | None = None
     testing_as_enforce: bool = False
+    never_dane: bool = False
 
 
 Rules = Mapping[str, Rule]
@@ -65,7 +66,7 @@ def never_applied(rules: Rules) -> list[str]:
         wider = find({k: r for k, r in rules.items() if k != key}, key.removeprefix("."))
         if wider is not None and _effect(wider) == _effect(rule):
             told.append(f"overrides: {rule.key!r} says what {wider.key!r} says already")
-        elif wider is None and rule.decision is None and not rule.testing_as_enforce:
+        elif wider is None and _effect(rule) == (None, False, False):
             told.append(f"overrides: {rule.key!r} says nothing: no wider rule is there to lift")
     return told
 
@@ -73,7 +74,7 @@ def never_applied(rules: Rules) -> list[str]:
 def _effect(rule: Rule) -> object:
     """What a rule does, whatever it is called."""
     decision = rule.decision and msgspec.structs.replace(rule.decision, steps=())
-    return decision, rule.testing_as_enforce
+    return decision, rule.testing_as_enforce, rule.never_dane
 
 
 def fixed(rule: Rule, domain: str, now: float) -> Decision | None:
@@ -114,11 +115,11 @@ def _rule(written: str, override: Override) -> Rule:
         name
         for name, given in (
             ("off", override.off), ("level", override.level), ("policy", override.policy),
-            ("testing_as_enforce", override.testing_as_enforce),
+            ("testing_as_enforce", override.testing_as_enforce), ("dane", not override.dane),
         )
         if given
     ]  # fmt: skip
-    if len(alone) > 1:
+    if len(alone) > 1 and alone != ["testing_as_enforce", "dane"]:
         raise ConfigError(
             f"overrides: {written!r}: {alone[0]} leaves nothing for {alone[1]} to do: keep one"
         )
@@ -131,7 +132,9 @@ def _rule(written: str, override: Override) -> Rule:
     if override.policy is not None:
         policy = _policy(written, override.policy)
         return Rule(written, msgspec.structs.replace(base, outcome=policy.mode, policy=policy))
-    return Rule(written, testing_as_enforce=override.testing_as_enforce)
+    return Rule(
+        written, testing_as_enforce=override.testing_as_enforce, never_dane=not override.dane
+    )
 
 
 def _policy(written: str, given: FixedPolicy) -> Policy:

@@ -1,0 +1,109 @@
+"""DANE and STS weighed against each other: the one decision that an MTA is told. No I/O.
+
+Promises (DESIGN, the laws): DANE wins only where the MX RRset is secure and every MX host has
+usable TLSA records (3); nothing that the DNS says or fails to say weakens an unexpired policy (1);
+mail is deferred only where a domain is signed, its DANE state cannot be determined, and no policy
+is cached (4). Must not: know of names, queries or time.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from smtp_sts.dane import Tlsa
+from smtp_sts.resolver.dane_state import DaneHost, DaneState, Verdict
+from smtp_sts.resolver.decision import Decision, Step
+
+#: What would change the verdict, for people.
+_WOULD_CHANGE: Final[dict[Verdict, str]] = {
+    "dane": "",
+    "partial": "; usable TLSA records of every MX host would make DANE apply",
+    "none": "; usable TLSA records of every MX host would make DANE apply",
+    "insecure": "; the zone that holds them would have to be signed with DNSSEC for DANE to apply",
+    "null-mx": "",
+    "no-mail": "",
+    "indeterminate": "; mail waits until the DNS answers, or until a rule says dane = false",
+    "failed": "",
+}
+#: Usable records of a host that are shown, and hexadecimal digits of each.
+_SHOWN: Final = 4
+_DIGITS: Final = 16
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What is kept of a `DaneState`, until a time (seconds since the epoch).
+
+    `whole` tells that every MX host has usable TLSA records, not just all that could be looked at.
+    `steps` is empty for what is true of most domains and can be said again: that nothing is signed.
+    """
+
+    verdict: Verdict
+    until: float
+    whole: bool = False
+    steps: tuple[Step, ...] = ()
+
+
+def known(state: DaneState, until: float) -> Known:
+    """What to keep of a look."""
+    if state.verdict == "insecure":
+        return Known("insecure", until)
+    whole = all(host.state in ("usable", "absent") for host in state.hosts)
+    return Known(state.verdict, until, whole, told(state))
+
+
+def told(state: DaneState) -> tuple[Step, ...]:
+    """A look, step by step: each MX host, then the verdict and what would change it."""
+    verdict = Step(
+        "DANE",
+        {"dane": True, "indeterminate": False, "failed": False}.get(state.verdict),
+        state.text + _WOULD_CHANGE[state.verdict],
+    )
+    return (*map(_host_told, state.hosts), verdict)
+
+
+def _host_told(host: DaneHost) -> Step:
+    if host.state == "usable":
+        records = ", ".join(_short(record) for record in host.records[:_SHOWN])
+        more = f" and {len(host.records) - _SHOWN} more" if len(host.records) > _SHOWN else ""
+        beside = f"; unusable: {host.text}" if host.text else ""
+        return Step("TLSA", True, f"{host.host}: usable at {host.base}: {records}{more}{beside}")
+    if host.state == "unusable":
+        return Step("TLSA", False, f"{host.host}: none of the records is usable: {host.text}")
+    return Step("TLSA", False if host.state == "failed" else None, host.text)
+
+
+def _short(record: Tlsa) -> str:
+    digits = record.data.hex()
+    return f"{record.parameters} {digits[:_DIGITS]}{'...' if len(digits) > _DIGITS else ''}"
+
+
+def weigh(sts: Decision, dane: Known | None, until: float) -> Decision:
+    """The decision for a domain of which STS says `sts`, and DANE `dane` (None: not told in time).
+
+    `until` is how long what is known of DANE may be used (seconds since the epoch).
+    """
+    if sts.valid_until > until:
+        sts = msgspec.structs.replace(sts, valid_until=until)
+    if dane is None:
+        return sts
+    steps = (*sts.steps, *_steps(sts.policy_domain, dane))
+    if dane.verdict == "dane" and (dane.whole or sts.outcome != "enforce"):
+        # Law 3. The policy stays in the decision: an MTA that validates DANE itself wants it too.
+        return msgspec.structs.replace(
+            sts, outcome="dane", reason="tlsa-usable", detail="", steps=steps
+        )
+    if dane.verdict == "indeterminate" and sts.policy is None:
+        detail = dane.steps[-1].text if dane.steps else ""
+        return msgspec.structs.replace(
+            sts, outcome="temporary-failure", reason="dnssec-invalid", detail=detail, steps=steps
+        )
+    return msgspec.structs.replace(sts, steps=steps)
+
+
+def _steps(domain: str, dane: Known) -> tuple[Step, ...]:
+    if dane.steps:
+        return dane.steps
+    text = f"the MX records of {domain} are not signed{_WOULD_CHANGE[dane.verdict]}"
+    return (Step("DANE", None, text),)
