@@ -1,0 +1,247 @@
+"""DANE and STS together: laws 1, 3, 4 and 6, from the names in the DNS to the reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from smtp_sts.config import Override, PolicySection
+from smtp_sts.lab.names import TTL, Names
+from smtp_sts.mta.profiles import replies
+from smtp_sts.resolver import overrides
+
+from .scene import Scene, scene
+
+TLSA = f"3 1 1 {'ab' * 32}"
+SECURE = "OK secure match=mx.bob.example servername=hostname"
+DANE = "OK dane-only"
+LET = "NOTFOUND "
+TEMP = "TEMP the DANE state of bob.example cannot be determined"
+
+
+def dane(names: Names) -> None:
+    """bob.example is signed, and its one MX host has TLSA records."""
+    names.sign("bob.example")
+    names.put("bob.example", "DS", f"1 13 2 {'00' * 32}")
+    names.put("bob.example", "MX", "10 mx.bob.example.")
+    names.put("mx.bob.example", "A", "192.0.2.1")
+    names.put("_25._tcp.mx.bob.example", "TLSA", TLSA)
+
+
+def forged_mx(names: Names) -> None:
+    """Mallory answers, unsigned, that the mail goes to a signed host with TLSA records: hers."""
+    names.sign("mallory.example")
+    names.put("bob.example", "MX", "10 mx.mallory.example.")
+    names.put("mx.mallory.example", "A", "192.0.2.66")
+    names.put("_25._tcp.mx.mallory.example", "TLSA", TLSA)
+
+
+def one_without(names: Names) -> None:
+    dane(names)
+    names.put("bob.example", "MX", "10 mx.bob.example.", "20 bare.bob.example.")
+    names.put("bare.bob.example", "A", "192.0.2.2")
+
+
+def one_unknown(names: Names) -> None:
+    one_without(names)
+    names.spoil("_25._tcp.bare.bob.example", "servfail")
+
+
+def one_without_address(names: Names) -> None:
+    dane(names)
+    names.put("bob.example", "MX", "10 mx.bob.example.", "20 gone.bob.example.")
+
+
+def unusable(names: Names) -> None:
+    dane(names)
+    names.put("_25._tcp.mx.bob.example", "TLSA", f"1 1 1 {'ab' * 32}", f"3 1 7 {'ab' * 32}")
+
+
+def mx_bogus(names: Names) -> None:
+    dane(names)
+    names.spoil("bob.example", "servfail", "MX")
+
+
+def tlsa_bogus(names: Names) -> None:
+    dane(names)
+    names.spoil("_25._tcp.mx.bob.example", "servfail")
+
+
+def unsigned_dead(names: Names) -> None:
+    names.spoil("bob.example", "servfail", "MX")
+
+
+def unsigned(names: Names) -> None:
+    names.put("bob.example", "MX", "10 mx.bob.example.")
+    names.put("mx.bob.example", "A", "192.0.2.1")
+
+
+def play(
+    tmp_path: Path,
+    work: Callable[[Scene], Awaitable[None]],
+    *,
+    answer_timeout: float = 4.0,
+    dane: bool = True,
+) -> None:
+    async def run() -> None:
+        async with scene(tmp_path, answer_timeout, dane=dane) as s:
+            await work(s)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("publish", "enforced", "tested", "alone"),
+    [
+        # the `postfix` reply where an enforce policy is cached, a testing one, and none
+        pytest.param(dane, DANE, DANE, DANE, id="law-3-dane-wins-where-all-of-it-is-secure"),
+        pytest.param(forged_mx, SECURE, LET, LET, id="law-1-a-forged-mx-displaces-no-policy"),
+        pytest.param(one_without, SECURE, LET, LET, id="law-3-one-mx-host-without-tlsa"),
+        pytest.param(one_unknown, SECURE, DANE, DANE, id="law-3-one-mx-host-that-cannot-be-told"),
+        pytest.param(one_without_address, DANE, DANE, DANE, id="no-mail-goes-where-no-address-is"),
+        pytest.param(unusable, SECURE, LET, LET, id="law-3-no-usable-record"),
+        pytest.param(mx_bogus, SECURE, LET, TEMP, id="law-1-bogus-mx-of-a-signed-domain"),
+        pytest.param(tlsa_bogus, SECURE, LET, TEMP, id="law-1-bogus-tlsa-of-a-signed-domain"),
+        pytest.param(unsigned_dead, SECURE, LET, LET, id="law-4-an-unsigned-domain-fails-open"),
+        pytest.param(unsigned, SECURE, LET, LET, id="sts-alone"),
+    ],
+)
+def test_precedence(
+    tmp_path: Path, publish: Callable[[Names], None], enforced: str, tested: str, alone: str
+) -> None:
+    async def work(s: Scene) -> None:
+        for mode, want in (("", alone), ("testing", tested), ("enforce", enforced)):
+            if mode:
+                await s.world.publish("bob.example", mode, id=mode)
+            publish(s.world.names)
+            s.clock.now += 2000  # whatever was known is looked at again
+            await s.decide()
+            await s.settled()
+            decision = await s.decide()
+            assert replies(decision)["postfix"] == want, (mode, decision)
+            assert replies(decision)["sts"] == (SECURE if mode == "enforce" else LET)
+
+    play(tmp_path, work)
+
+
+def test_law_1_a_cached_policy_outlives_dane_that_is_stripped(tmp_path: Path) -> None:
+    async def work(s: Scene) -> None:
+        await s.world.publish("bob.example")
+        dane(s.world.names)
+        assert replies(await s.decide())["postfix"] == DANE
+        s.world.names.sign("bob.example", signed=False)
+        s.clock.now += TTL
+        assert replies(await s.decide())["postfix"] == SECURE
+
+    play(tmp_path, work)
+
+
+def test_dane_is_used_no_longer_than_its_records_live(tmp_path: Path) -> None:
+    async def work(s: Scene) -> None:
+        dane(s.world.names)
+        decision = await s.decide()
+        assert decision.outcome == "dane"
+        assert decision.valid_until <= s.clock.now + TTL
+        s.world.names.drop("_25._tcp.mx.bob.example", "TLSA")
+        s.clock.now += TTL
+        assert (await s.decide()).outcome == "no-policy"
+
+    play(tmp_path, work)
+
+
+def test_law_6_an_unexpired_policy_does_not_wait_for_a_dead_dns(tmp_path: Path) -> None:
+    async def work(s: Scene) -> None:
+        await s.world.publish("bob.example")
+        await s.decide()
+        await s.restart()
+        s.world.names.spoil("bob.example", "timeout", "MX")
+        s.world.names.spoil("bob.example", "timeout", "DS")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        decision = await s.decide()
+        assert replies(decision)["postfix"] == SECURE
+        assert loop.time() - began < 1.3  # DANE_PATIENCE
+        assert decision.valid_until <= s.clock.now + 1.0
+        await s.settled()
+        began = loop.time()
+        assert replies(await s.decide())["postfix"] == SECURE
+        assert loop.time() - began < 0.2
+
+    play(tmp_path, work)
+
+
+def test_law_4_a_domain_that_cannot_be_told_in_time_is_let_through(tmp_path: Path) -> None:
+    async def work(s: Scene) -> None:
+        dane(s.world.names)
+        s.world.names.spoil("bob.example", "timeout", "MX")
+        decision = await s.decide()
+        assert replies(decision)["postfix"] == LET
+        assert s.counts["dane-timeout"] == 1
+        s.world.names.mend("bob.example", "MX")
+        await s.settled()
+        s.clock.now += 30
+        assert replies(await s.decide())["postfix"] == DANE
+
+    play(tmp_path, work, answer_timeout=0.2)
+
+
+def test_no_dane_where_the_operator_says_so(tmp_path: Path) -> None:
+    async def work(s: Scene) -> None:
+        await s.world.publish("bob.example")
+        dane(s.world.names)
+        s.rules = overrides.read({".example": Override(dane=False)})
+        await s.restart()
+        assert replies(await s.decide())["postfix"] == SECURE
+        assert not s.world.names.queries["_25._tcp.mx.bob.example", "TLSA"]
+        s.rules = {}
+        await s.restart()
+        assert replies(await s.decide())["postfix"] == DANE
+
+    play(tmp_path, work)
+
+
+def test_no_dane_without_a_resolver_that_is_trusted(tmp_path: Path) -> None:
+    async def work(s: Scene) -> None:
+        await s.world.publish("bob.example")
+        dane(s.world.names)
+        s.trust_ad = False
+        await s.restart()
+        assert not s.resolver.dane
+        assert replies(await s.decide())["postfix"] == SECURE
+
+    play(tmp_path, work)
+
+
+def test_one_look_however_many_ask(tmp_path: Path) -> None:
+    async def work(s: Scene) -> None:
+        dane(s.world.names)
+        decisions = await asyncio.gather(*(s.decide() for _ in range(50)))
+        assert {decision.outcome for decision in decisions} == {"dane"}
+        assert s.world.names.queries["bob.example", "MX"] == 1
+
+    play(tmp_path, work)
+
+
+def test_steps_tell_which_records_are_unusable_and_what_would_help(tmp_path: Path) -> None:
+    async def work(s: Scene) -> None:
+        unusable(s.world.names)
+        decision = await s.decide()
+        told = " | ".join(step.text for step in decision.steps)
+        for part in ("TLSA 1 1 1: usages 0 and 1", "matching type 7", "would make DANE apply"):
+            assert part in told
+
+    play(tmp_path, work)
+
+
+def test_dane_can_be_switched_off(tmp_path: Path) -> None:
+    assert PolicySection().dane
+    play(tmp_path, _off, dane=False)
+
+
+async def _off(s: Scene) -> None:
+    dane(s.world.names)
+    assert (await s.decide()).outcome == "no-policy"
+    assert not s.world.names.queries["bob.example", "MX"]
