@@ -65,7 +65,7 @@ class DaneState(msgspec.Struct, frozen=True):
     * `none`: the MX RRset is secure; no host has usable records, and some are without.
     * `insecure`: the MX RRset is not signed, or no resolver is trusted to say so.
     * `null-mx`: the domain takes no mail (RFC 7505).
-    * `no-mail`: the domain does not exist, or neither it nor its MX hosts have an address.
+    * `no-mail`: the domain does not exist, or is signed and no MX host of it has an address.
     * `indeterminate`: the domain is signed, and all that could be found are failures.
     * `failed`: the DNS does not answer, and it is not known that the domain is signed.
     """
@@ -126,7 +126,7 @@ async def find_dane(domain: str, dns: Dns, *, smtp_port: int = 25) -> DaneState:
     hosts = tuple(host for host in hosts if host) or (domain,)
     mx = tuple(map(_printable, hosts)) if answer.records else ()
     if not answer.ad:
-        return await _insecure(domain, look, mx)
+        return look.state("insecure", f"the MX records of {domain} are not signed", mx)
     near = hosts[:MAX_HOSTS]
     found = tuple(await asyncio.gather(*(_look_at(h, look, MAX_TLSA // len(near)) for h in near)))
     verdict, text = _verdict(domain, found, too_many=len(hosts) > len(near))
@@ -146,14 +146,6 @@ async def _without_mx(domain: str, look: _Look, failure: NetFailure) -> DaneStat
         text = f"{domain} is signed, and its MX records cannot be had: {failure.sentence}"
         return look.state("indeterminate", text)
     return look.state("failed", f"the MX records of {domain} cannot be had: {failure.sentence}")
-
-
-async def _insecure(domain: str, look: _Look, mx: tuple[str, ...]) -> DaneState:
-    if not mx:
-        answers = await asyncio.gather(look.ask(domain, A), look.ask(domain, AAAA))
-        if all(isinstance(answer, Answer) and not answer.records for answer in answers):
-            return look.state("no-mail", f"{domain} has neither MX records nor an address")
-    return look.state("insecure", f"the MX records of {domain} are not signed", mx)
 
 
 def _verdict(domain: str, found: Sequence[DaneHost], *, too_many: bool) -> tuple[Verdict, str]:

@@ -27,6 +27,12 @@ _WOULD_CHANGE: Final[dict[Verdict, str]] = {
     "indeterminate": "; mail waits until the DNS answers, or until a rule says dane = false",
     "failed": "",
 }
+#: What is said of a domain by the verdict alone.
+_PLAIN: Final[dict[Verdict, str]] = {
+    "insecure": "the MX records of {} are not signed",
+    "null-mx": "{} takes no mail (null MX)",
+    "no-mail": "no mail can be sent to {}: it or its MX hosts do not exist",
+}
 #: Usable records of a host that are shown, and hexadecimal digits of each.
 _SHOWN: Final = 4
 _DIGITS: Final = 16
@@ -36,7 +42,7 @@ class Known(msgspec.Struct, frozen=True):
     """What is kept of a `DaneState`, until a time (seconds since the epoch).
 
     `whole` tells that every MX host has usable TLSA records, not just all that could be looked at.
-    `steps` is empty for what is true of most domains and can be said again: that nothing is signed.
+    `steps` is empty where the verdict says it all, as for most domains.
     """
 
     verdict: Verdict
@@ -47,8 +53,8 @@ class Known(msgspec.Struct, frozen=True):
 
 def known(state: DaneState, until: float) -> Known:
     """What to keep of a look."""
-    if state.verdict == "insecure":
-        return Known("insecure", until)
+    if state.verdict in _PLAIN:
+        return Known(state.verdict, until)
     whole = all(host.state in ("usable", "absent") for host in state.hosts)
     return Known(state.verdict, until, whole, told(state))
 
@@ -105,5 +111,5 @@ def weigh(sts: Decision, dane: Known | None, until: float) -> Decision:
 def _steps(domain: str, dane: Known) -> tuple[Step, ...]:
     if dane.steps:
         return dane.steps
-    text = f"the MX records of {domain} are not signed{_WOULD_CHANGE[dane.verdict]}"
+    text = _PLAIN[dane.verdict].format(domain) + _WOULD_CHANGE[dane.verdict]
     return (Step("DANE", None, text),)
