@@ -10,7 +10,6 @@ from typing import Final
 
 import msgspec
 
-from smtp_sts.dane.certificate import is_key, read
 from smtp_sts.dane.errors import TlsaError
 
 #: RFC 7218 section 2.
@@ -68,6 +67,8 @@ def unusable(record: Tlsa) -> str | None:
     if record.selector not in (CERT, SPKI):
         return f"{shown}: selector {record.selector} is unknown"
     if record.matching == FULL:
+        from smtp_sts.dane.certificate import is_key, read  # rare, and 20 MB
+
         if record.selector == CERT and read(record.data) is None:
             return f"{shown}: the data is no certificate"
         if record.selector == SPKI and not is_key(record.data):

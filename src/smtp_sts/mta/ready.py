@@ -25,7 +25,8 @@ class ReadyTable:
         self._limit = limit
         self._heap: list[tuple[float, bytes]] = []
         self._of: dict[bytes, tuple[float, str]] = {}
-        self._domains: dict[str, set[bytes]] = {}
+        # A tuple, for most have one: a set takes four times the memory.
+        self._domains: dict[str, tuple[bytes, ...]] = {}
 
     def add(self, request: bytes, reply: bytes, domain: str, until: float) -> None:
         """Keep a reply until a time (seconds since the epoch)."""
@@ -35,7 +36,7 @@ class ReadyTable:
             self._drop(next(iter(self.replies)))  # the oldest
         self.replies[request] = reply
         self._of[request] = (until, domain)
-        self._domains.setdefault(domain, set()).add(request)
+        self._domains[domain] = (*self._domains.get(domain, ()), request)
         heapq.heappush(self._heap, (until, request))
         if len(self._heap) > 4 * self._limit:  # mostly stale entries: make it anew
             self._heap = [(at, key) for key, (at, _) in self._of.items()]
@@ -44,7 +45,7 @@ class ReadyTable:
 
     def forget(self, domain: str) -> None:
         """Remove all replies of a policy domain."""
-        for request in list(self._domains.get(domain, ())):
+        for request in self._domains.get(domain, ()):
             self._drop(request)
 
     def clear(self) -> None:
@@ -63,7 +64,8 @@ class ReadyTable:
     def _drop(self, request: bytes) -> None:
         del self.replies[request]
         _, domain = self._of.pop(request)
-        of_domain = self._domains[domain]
-        of_domain.discard(request)
-        if not of_domain:
+        others = tuple(other for other in self._domains[domain] if other != request)
+        if others:
+            self._domains[domain] = others
+        else:
             del self._domains[domain]

@@ -38,7 +38,7 @@ _SHOWN: Final = 4
 _DIGITS: Final = 16
 
 
-class Known(msgspec.Struct, frozen=True):
+class Known(msgspec.Struct, frozen=True, gc=False):
     """What is kept of a `DaneState`, until a time (seconds since the epoch).
 
     `whole` tells that every MX host has usable TLSA records, not just all that could be looked at.
