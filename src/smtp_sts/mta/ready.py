@@ -23,8 +23,9 @@ class ReadyTable:
         #: the earliest expiry, seconds since the epoch
         self.due = math.inf
         self._limit = limit
-        self._heap: list[tuple[float, bytes]] = []
-        self._of: dict[bytes, tuple[float, str]] = {}
+        #: (until, request, policy domain), the same objects in both
+        self._heap: list[tuple[float, bytes, str]] = []
+        self._of: dict[bytes, tuple[float, bytes, str]] = {}
         # A tuple, for most have one: a set takes four times the memory.
         self._domains: dict[str, tuple[bytes, ...]] = {}
 
@@ -35,11 +36,11 @@ class ReadyTable:
         elif len(self.replies) >= self._limit:
             self._drop(next(iter(self.replies)))  # the oldest
         self.replies[request] = reply
-        self._of[request] = (until, domain)
+        entry = self._of[request] = (until, request, domain)
         self._domains[domain] = (*self._domains.get(domain, ()), request)
-        heapq.heappush(self._heap, (until, request))
+        heapq.heappush(self._heap, entry)
         if len(self._heap) > 4 * self._limit:  # mostly stale entries: make it anew
-            self._heap = [(at, key) for key, (at, _) in self._of.items()]
+            self._heap = list(self._of.values())
             heapq.heapify(self._heap)
         self.due = self._heap[0][0]
 
@@ -56,14 +57,14 @@ class ReadyTable:
         """Remove what has expired."""
         heap = self._heap
         while heap and heap[0][0] <= now:
-            until, request = heapq.heappop(heap)
-            if self._of.get(request, (0.0, ""))[0] == until:
-                self._drop(request)
+            entry = heapq.heappop(heap)
+            if self._of.get(entry[1]) is entry:
+                self._drop(entry[1])
         self.due = heap[0][0] if heap else math.inf
 
     def _drop(self, request: bytes) -> None:
         del self.replies[request]
-        _, domain = self._of.pop(request)
+        domain = self._of.pop(request)[2]
         others = tuple(other for other in self._domains[domain] if other != request)
         if others:
             self._domains[domain] = others

@@ -14,7 +14,7 @@ Example:
 from __future__ import annotations
 
 import re
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 import msgspec
 
@@ -30,7 +30,7 @@ MAX_RENDERED: Final = 2 * MAX_SIZE
 #: Section 3.2: maximum value of max_age, seconds (a year). More is capped, not refused.
 MAX_AGE: Final = 31557600
 
-_MODES: Final = ("enforce", "testing", "none")
+_MODES: Final[dict[str, Mode]] = {"enforce": "enforce", "testing": "testing", "none": "none"}
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}", re.ASCII)
 _NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
@@ -131,7 +131,7 @@ def _build(fields: dict[str, tuple[str, int]], mx: tuple[str, ...]) -> Policy:
         )
     if not mx and mode != "none":
         raise PolicyError("policy-no-mx", f"mode {mode} needs an mx line for each MX host")
-    return Policy(cast(Mode, mode), mx, min(int(age), MAX_AGE))
+    return Policy(_MODES[mode], mx, min(int(age), MAX_AGE))
 
 
 def _required(fields: dict[str, tuple[str, int]], name: str, example: str) -> tuple[str, int]:

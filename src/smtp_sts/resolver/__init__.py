@@ -197,7 +197,7 @@ class Resolver:
         if stored is not None and state.stored is None:
             try:
                 state.policy = Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
-                state.stored = _slim(stored)
+                state.stored = _slim(stored, domain)
                 state.reason = "policy-found"
             except PolicyError as error:  # somebody else wrote into our file
                 self._count("store-invalid")
@@ -414,7 +414,7 @@ class Resolver:
             used_at=max(state.used_at, state.stored.used_at if state.stored else 0.0) or now,
         )
         changed = state.policy != policy
-        state.stored, state.policy = _slim(stored), policy
+        state.stored, state.policy = _slim(stored, domain), policy
         state.reason, state.detail = "policy-found", ""
         state.failures, state.retry_at, state.unread = 0, 0.0, False
         state.next_check = now + settings.recheck_interval
@@ -431,9 +431,9 @@ class Resolver:
         return _decision(domain, state, stored, until, "network")
 
 
-def _slim(stored: Stored) -> Stored:
-    """Without the text, which the parsed policy stands for: half the memory of a domain."""
-    return msgspec.structs.replace(stored, body="")
+def _slim(stored: Stored, domain: str) -> Stored:
+    """As it is kept in memory: without the text, which the parsed policy stands for."""
+    return msgspec.structs.replace(stored, domain=domain, body="")
 
 
 def _live(state: _State, now: float) -> Stored | None:
