@@ -1,8 +1,9 @@
 """What the machine lends to the tests of real mail servers: root file systems and namespaces.
 
 Promises: `missing()` says in one sentence why this machine cannot run them; root file systems are
-made once by debootstrap and only renamed into the cache when complete; whatever a context manager
-here makes (mounts, namespaces, processes, directories) is gone when it ends, whatever happened.
+made once by debootstrap and apt and only renamed into the cache when complete; whatever a context
+manager here makes (mounts, namespaces, processes, directories) is gone when it ends, whatever
+happened.
 Must not: touch the network configuration of the machine itself, or write to a cached root.
 """
 
@@ -18,8 +19,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import IO, Final, NoReturn
 
 import pytest
 
@@ -27,7 +29,12 @@ PACKAGES: Final = {
     "bookworm": "postfix,ca-certificates",
     "trixie": "postfix,ca-certificates,libtlsrpt0",
 }
-TOOLS: Final = ("debootstrap", "ip", "ss", "unbound", "nsd", "mount", "chroot")
+#: MTAs that take Postfix's place in a copy of such a root, and their packages.
+OTHER_MTAS: Final = {
+    "exim": ("exim4-daemon-light",),
+    "sendmail": ("sendmail-bin", "sendmail-cf", "sensible-mda"),
+}
+TOOLS: Final = ("debootstrap", "ip", "ss", "unbound", "nsd", "mount", "chroot", "unshare")
 
 
 class CannotBuild(RuntimeError):
@@ -76,28 +83,55 @@ def cache() -> Path:
     return Path(os.environ.get("SMTP_STS_CACHE") or "/var/cache/smtp-sts-tests")
 
 
-def _build(suite: str, final: Path) -> None:
-    unfinished = Path(tempfile.mkdtemp(prefix=f"unfinished-{suite}-", dir=final.parent))
-    log = final.parent / f"{suite}.log"
-    unfinished.chmod(0o755)
+def _debootstrap(suite: str, root: Path, output: IO[str]) -> None:
     command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES[suite]}", suite]
-    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
+    _quietly([*command, root], output)
+
+
+def _replace_mta(base: Path, mta: str, root: Path, output: IO[str]) -> None:
+    """Copy a root and let apt put another MTA there; debootstrap cannot order Exim's packages."""
+    _quietly(["cp", "-a", "--reflink=auto", f"{base}/.", root], output)
+    (root / "etc/resolv.conf").unlink(missing_ok=True)
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    # Debian's way to say that nothing is started, for there is no init in a chroot that forbids it.
+    forbid = root / "usr/sbin/policy-rc.d"
+    forbid.write_text("#!/bin/sh\nexit 101\n")
+    forbid.chmod(0o755)
+    # Processes of its own: what a package's script stops or starts in spite of that is not ours.
+    inside = ["unshare", "--pid", "--fork", "--kill-child", f"--root={root}", "--mount-proc"]
+    _quietly([*inside, "apt-get", "update", "-qq"], output)
+    install = ["apt-get", "install", "-qq", "--no-install-recommends", *OTHER_MTAS[mta]]
+    _quietly([*inside, *install], output)
+    forbid.unlink()
+    shutil.rmtree(root / "var/lib/apt/lists")
+
+
+def _quietly(command: Sequence[str | Path], output: IO[str]) -> None:
+    subprocess.run(
+        command,
+        check=True,
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"},
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        timeout=900,
+    )
+
+
+def _build(final: Path, make: Callable[[Path, IO[str]], None]) -> None:
+    """Have `make` fill a directory, and give it its name when that is done."""
+    name = final.name.removeprefix("rootfs-")
+    unfinished = Path(tempfile.mkdtemp(prefix=f"unfinished-{name}-", dir=final.parent))
+    log = final.parent / f"{name}.log"
+    unfinished.chmod(0o755)
     try:
         with log.open("w") as output:
-            subprocess.run(
-                [*command, unfinished],
-                check=True,
-                env=quiet,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=900,
-            )
+            make(unfinished, output)
         shutil.rmtree(unfinished / "var/cache/apt/archives", ignore_errors=True)
         unfinished.rename(final)
     except (subprocess.SubprocessError, OSError) as error:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-        raise CannotBuild(f"no root file system of Debian {suite}: {error}\n{tail}") from None
+        raise CannotBuild(f"no root file system {final.name}: {error}\n{tail}") from None
     finally:
         if unfinished.exists():  # an interrupted debootstrap leaves /proc and /sys mounted in it
             for inner in ("proc", "sys"):
@@ -105,20 +139,33 @@ def _build(suite: str, final: Path) -> None:
             shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def root_file_systems() -> dict[str, Path]:
-    """Suite -> cached root file system; makes those that are missing, side by side.
+def root_file_systems(mta: str = "") -> dict[str, Path]:
+    """Suite -> cached root file system with Postfix, or with another MTA (of `OTHER_MTAS`).
 
-    Raises CannotBuild where debootstrap fails (no network, no space).
+    Those that are missing are made, side by side. Raises CannotBuild where that fails (no network,
+    no space).
     """
     home = cache()
     home.mkdir(parents=True, exist_ok=True)
-    roots = {suite: home / f"rootfs-{suite}" for suite in PACKAGES}
+    bases = {suite: home / f"rootfs-{suite}" for suite in PACKAGES}
+    roots = {suite: home / f"rootfs-{suite}-{mta}" for suite in PACKAGES} if mta else bases
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        absent = [(suite, root) for suite, root in roots.items() if not root.exists()]
         with ThreadPoolExecutor(max_workers=len(roots)) as builders:
-            for future in [builders.submit(_build, suite, root) for suite, root in absent]:
-                future.result()
+            jobs = [
+                builders.submit(_build, base, partial(_debootstrap, suite))
+                for suite, base in bases.items()
+                if not base.exists() and not roots[suite].exists()
+            ]
+            for job in jobs:
+                job.result()
+            jobs = [
+                builders.submit(_build, root, partial(_replace_mta, bases[suite], mta))
+                for suite, root in roots.items()
+                if not root.exists()
+            ]
+            for job in jobs:
+                job.result()
     return roots
 
 

@@ -6,46 +6,39 @@ Each test is a claim of the product's first page, made of Postfix 3.7 (Debian 12
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from .machine import CannotBuild, cannot, missing, root_file_systems
-from .world import INET, QUEUE, SITES, SUITES, World, world
+from .postfix import INET, QUEUE, SUITES, Postfix, world
+from .world import SITES
 
 pytestmark = pytest.mark.real
 
 
-@pytest.fixture(scope="session")
-def roots() -> dict[str, Path]:
-    reason = missing()
-    if reason:
-        cannot(reason)
-    try:
-        return root_file_systems()
-    except CannotBuild as error:
-        cannot(str(error))
-
-
 @pytest.fixture(scope="module", params=sorted(SUITES, reverse=True), ids="postfix-{}".format)
-def postfix(request: pytest.FixtureRequest, roots: dict[str, Path]) -> Iterator[World]:
-    with world(request.param, roots) as made:
+def postfix(
+    request: pytest.FixtureRequest, roots: Callable[[str], dict[str, Path]]
+) -> Iterator[Postfix]:
+    with world(request.param, roots("")) as made:
         yield made
 
 
-def taken(postfix: World, recipient: str) -> bool:
+def taken(postfix: Postfix, recipient: str) -> bool:
     """Whether the MX host of the recipient's domain has taken the recipient's message."""
     host = SITES[recipient.partition("@")[2]].mx
     return any(recipient in event["recipients"] for event in postfix.seen(host, "DATA"))
 
 
-def test_the_version_is_the_one_meant(postfix: World) -> None:
+def test_the_version_is_the_one_meant(postfix: Postfix) -> None:
     assert postfix.in_root("postconf", "-h", "mail_version").startswith(f"{postfix.version}.")
 
 
 @pytest.mark.parametrize("domain", ["enforce.example", "wildcard.example", "socket.example"])
-def test_mail_to_an_enforcing_domain_arrives_over_verified_tls(postfix: World, domain: str) -> None:
+def test_mail_to_an_enforcing_domain_arrives_over_verified_tls(
+    postfix: Postfix, domain: str
+) -> None:
     recipient = postfix.send(domain)
     outcome = postfix.outcome(recipient)
     assert outcome.status == "sent", outcome.line
@@ -56,7 +49,7 @@ def test_mail_to_an_enforcing_domain_arrives_over_verified_tls(postfix: World, d
 @pytest.mark.parametrize(
     "domain", ["stripped.example", "wrong-name.example", "self-signed.example", "expired.example"]
 )
-def test_mallory_at_the_address_of_the_mx_host_gets_nothing(postfix: World, domain: str) -> None:
+def test_mallory_at_the_address_of_the_mx_host_gets_nothing(postfix: Postfix, domain: str) -> None:
     recipient = postfix.send(domain)
     outcome = postfix.outcome(recipient)
     mallory = SITES[domain].mx
@@ -67,7 +60,7 @@ def test_mallory_at_the_address_of_the_mx_host_gets_nothing(postfix: World, doma
     assert not postfix.seen(mallory, "DATA")
 
 
-def test_an_mx_host_outside_the_policy_gets_nothing(postfix: World) -> None:
+def test_an_mx_host_outside_the_policy_gets_nothing(postfix: Postfix) -> None:
     recipient = postfix.send("outside.example")
     outcome = postfix.outcome(recipient)
     assert outcome.status == "deferred", outcome.line
@@ -82,7 +75,7 @@ def test_an_mx_host_outside_the_policy_gets_nothing(postfix: World) -> None:
     assert not postfix.seen("mx.mallory.example", "DATA")
 
 
-def test_a_forged_mx_host_before_the_true_one_is_passed_over(postfix: World) -> None:
+def test_a_forged_mx_host_before_the_true_one_is_passed_over(postfix: Postfix) -> None:
     recipient = postfix.send("forged.example")
     outcome = postfix.outcome(recipient)
     assert outcome.status == "sent", outcome.line
@@ -91,7 +84,7 @@ def test_a_forged_mx_host_before_the_true_one_is_passed_over(postfix: World) -> 
     assert not postfix.seen("mx.mallory.example", "MAIL")
 
 
-def test_a_wildcard_covers_one_label_where_postfix_can_tell(postfix: World) -> None:
+def test_a_wildcard_covers_one_label_where_postfix_can_tell(postfix: Postfix) -> None:
     outcome = postfix.outcome(postfix.send("deep.example"))
     if postfix.version == "3.7":  # the limit named in docs/postfix.md
         assert outcome.status == "sent", outcome.line
@@ -103,7 +96,7 @@ def test_a_wildcard_covers_one_label_where_postfix_can_tell(postfix: World) -> N
 @pytest.mark.parametrize(
     "domain", ["testing.example", "cleartext.example", "none.example", "plain.example"]
 )
-def test_mail_without_an_enforced_policy_flows_as_before(postfix: World, domain: str) -> None:
+def test_mail_without_an_enforced_policy_flows_as_before(postfix: Postfix, domain: str) -> None:
     recipient = postfix.send(domain)
     outcome = postfix.outcome(recipient)
     assert outcome.status == "sent", outcome.line
@@ -113,7 +106,7 @@ def test_mail_without_an_enforced_policy_flows_as_before(postfix: World, domain:
 
 
 def test_mail_waits_while_the_daemon_is_down_and_leaves_verified_afterwards(
-    postfix: World,
+    postfix: Postfix,
 ) -> None:
     postfix.stop_daemon()
     try:
@@ -129,7 +122,7 @@ def test_mail_waits_while_the_daemon_is_down_and_leaves_verified_afterwards(
     assert taken(postfix, recipient)
 
 
-def test_law_1_a_blocked_policy_host_and_a_killed_daemon_weaken_nothing(postfix: World) -> None:
+def test_law_1_a_blocked_policy_host_and_a_killed_daemon_weaken_nothing(postfix: Postfix) -> None:
     # Law 1: without the policy kept from before, this mail would now go to mallory in clear text.
     assert postfix.lookup("blocked.example", f"{INET}:postfix").startswith("secure ")
     with postfix.policy_host_blocked():
@@ -142,7 +135,7 @@ def test_law_1_a_blocked_policy_host_and_a_killed_daemon_weaken_nothing(postfix:
 
 
 @pytest.mark.parametrize("kind", ["inet", "unix"])
-def test_postmap_shows_the_reply(postfix: World, kind: str) -> None:
+def test_postmap_shows_the_reply(postfix: Postfix, kind: str) -> None:
     socketmap = INET if kind == "inet" else f"socketmap:unix:/{QUEUE}/smtp-sts/socketmap"
     verified = "secure match=mx.enforce.example servername=hostname"
     assert postfix.lookup("enforce.example", f"{socketmap}:postfix") == verified

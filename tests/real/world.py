@@ -1,41 +1,46 @@
-"""One world for one Postfix: alice's server in a namespace of its own, the Internet in another.
+"""One world for one mail server: alice's in a namespace of its own, the Internet in another.
 
-Alice has Postfix (in the root file system of its Debian), unbound and the smtp-sts daemon. The
-Internet has NSD, the policy hosts and one receiver for each MX host below. Promises: `world()`
-gives a running world and leaves nothing behind. Must not: reach beyond its two namespaces.
+Alice has an MTA (in the root file system of its Debian), unbound and the smtp-sts daemon. The
+Internet has NSD, the policy hosts and one receiver for each MX host below. Promises:
+`surroundings()` gives a running world without the MTA, and leaves nothing behind. Must not: reach
+beyond its two namespaces, or know an MTA.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-import os
-import re
 import shutil
 import socket
 import sys
 import textwrap
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import dns.dnssec
+import dns.zone
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from dns.dnssectypes import Algorithm
+
 from smtp_sts.lab.authority import Authority, Variant
 
-from .machine import Process, directory, listening, namespace, process, run, writable
+from .machine import Process, listening, namespace, process, run
 
 _VARIANTS: Final[dict[str, Variant]] = {
     "wrong-name": "other-name",
     "expired": "expired",
     "self-signed": "self-signed",
 }
-SUITES: Final = {"3.7": "bookworm", "3.10": "trixie"}
 ALICE: Final = "198.51.100.10"
+#: The one zone that is signed; unbound has its key.
+SIGNED: Final = "signed.example"
 NAME_SERVER: Final = "198.51.100.53"
 POLICY_HOST: Final = "198.51.100.43"
-QUEUE: Final = "var/spool/postfix"
-INET: Final = "socketmap:inet:127.0.0.1:8461"
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Site:
 
     `certificate`: "good", "wrong-name", "self-signed", "expired" or "" for no STARTTLS.
     `mode` "" publishes no policy; `allowed` are the policy's mx patterns. `forged` is an MX host
-    that mallory has put before the true one.
+    that mallory has put before the true one. `tlsa`: "good", or "wrong" for another key's; DNSSEC
+    signs what lies below `SIGNED`.
     """
 
     domain: str
@@ -54,6 +60,7 @@ class Site:
     allowed: tuple[str, ...] = ()
     transport: str = ""
     forged: str = ""
+    tlsa: str = ""
 
     @property
     def policy(self) -> str:
@@ -87,33 +94,28 @@ SITES: Final = {
         Site("outside.example", "mx.mallory.example", "good", "enforce", ("mx.outside.example",)),
         _site("forged.example", "good", "enforce", forged="mx.mallory.example"),
         Site("deep.example", "mx.a.deep.example", "good", "enforce", ("*.deep.example",)),
+        # Hosts that a second domain shares, and a domain of mallory's own.
+        Site("beside-outside.example", "mx.beside.example", "good", "enforce", ("mx.no.example",)),
+        Site("beside-plain.example", "mx.beside.example", "good", ""),
+        Site("lured.example", "mx.lure.example", "good", "enforce", ("mx.lured.example",)),
+        Site("lure.example", "mx.lure.example", "good", "enforce"),
+        _site(f"dane.{SIGNED}", "self-signed", "enforce", tlsa="good"),
+        _site(f"broken-dane.{SIGNED}", "good", "enforce", tlsa="wrong"),
     )
 }
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What Postfix logged of one delivery attempt; `tls` is the line about TLS or ""."""
-
-    status: str
-    dsn: str
-    line: str
-    tls: str
-
-
 class World:
-    """A running world; made by `world()`."""
+    """A world; `surroundings()` makes it run, and an MTA's module adds its part to it."""
 
-    def __init__(self, version: str, home: Path, root: Path, spaces: tuple[str, str]) -> None:
-        """Take the names; nothing runs yet."""
-        self.version = version
+    def __init__(self, home: Path, root: Path, name: str) -> None:
+        """Take the names; nothing runs yet. `root` is the MTA's root file system."""
         self.home = home
         self.root = root
-        self.alice, self.internet = spaces
-        self.profile = "postfix-tlsrpt" if version == "3.10" else "postfix"
+        self.alice, self.internet = f"{name}a", f"{name}i"
+        self.ca_file = home / "ca.pem"
         self.events = home / "events.jsonl"
-        self.unix_socket = root / QUEUE / "smtp-sts/socketmap"
-        self._recipients = 0
+        self.unix_socket = root / "run/smtp-sts/socketmap"
         self._daemon: Process | None = None
 
     def in_root(self, *command: str, check: bool = True, text: str = "") -> str:
@@ -121,66 +123,12 @@ class World:
         inside = ("ip", "netns", "exec", self.alice, "chroot", str(self.root))
         return run(*inside, *command, check=check, text=text)
 
-    def maillog(self) -> list[str]:
-        """The lines Postfix has logged so far."""
-        path = self.root / "var/log/maillog"
-        return path.read_text(errors="replace").splitlines() if path.exists() else []
-
-    def send(self, domain: str) -> str:
-        """Give Postfix a message for a new recipient of `domain`; that recipient's address."""
-        self._recipients += 1
-        recipient = f"bob{self._recipients}@{domain}"
-        message = f"From: alice@alice.example\nTo: {recipient}\nSubject: hello\n\nfor {recipient}\n"
-        self.in_root("sendmail", "-i", "-f", "alice@alice.example", recipient, text=message)
-        return recipient
-
-    def outcomes(self, recipient: str) -> list[Outcome]:
-        """Every delivery attempt logged so far for `recipient`."""
-        found: list[Outcome] = []
-        tls: dict[str, str] = {}
-        for line in self.maillog():
-            process_id = re.search(r"postfix\S*/smtp\[(\d+)\]: ", line)
-            if process_id is None:
-                continue
-            if " TLS connection established to " in line:
-                tls[process_id[1]] = line
-            status = re.search(r"dsn=([\d.]+), status=(\w+) ", line)
-            if status:
-                before = tls.pop(process_id[1], "")
-                if f"to=<{recipient}>" in line:
-                    found.append(Outcome(status[2], status[1], line, before))
-        return found
-
-    def outcome(self, recipient: str, status: str = "", timeout: float = 20.0) -> Outcome:
-        """The first attempt logged for `recipient` (with that status); AssertionError if none."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            for outcome in self.outcomes(recipient):
-                if status in ("", outcome.status):
-                    return outcome
-            time.sleep(0.05)
-        raise AssertionError(
-            "\n".join(
-                [
-                    f"no {status or 'outcome'} for {recipient}",
-                    "Postfix logged:",
-                    *self.maillog()[-30:],
-                    "smtp-sts logged:",
-                    *(self.home / "smtp-sts.log").read_text(errors="replace").splitlines()[-30:],
-                ]
-            )
-        )
-
     def seen(self, host: str, event: str = "") -> list[dict[str, Any]]:
         """The events of the receiver `host`: EHLO, MAIL (a message begun), DATA (taken)."""
         if not self.events.exists():
             return []
         events = [json.loads(line) for line in self.events.read_text().splitlines()]
         return [e for e in events if e["host"] == host and event in ("", e["event"])]
-
-    def lookup(self, key: str, table: str) -> str:
-        """What `postmap -q` prints; "" for not found."""
-        return self.in_root("postmap", "-q", key, table, check=False).rstrip("\n")
 
     def start_daemon(self) -> None:
         """Start smtp-sts in alice's namespace and wait until it listens."""
@@ -223,7 +171,8 @@ class World:
 
 
 def _addresses() -> dict[str, str]:
-    return {s.mx: f"192.0.2.{number}" for number, s in enumerate(SITES.values(), 25)}
+    hosts = dict.fromkeys(site.mx for site in SITES.values())
+    return {mx: f"192.0.2.{number}" for number, mx in enumerate(hosts, 25)}
 
 
 def _wire(alice: str, internet: str) -> None:
@@ -239,39 +188,68 @@ def _wire(alice: str, internet: str) -> None:
     run("ip", "-n", alice, "route", "add", "default", "via", "198.51.100.1")
 
 
-def _zone() -> str:
-    """The whole of DNS, as one root zone."""
-    lines = [
-        ". 60 SOA ns.example. hostmaster.example. 1 3600 600 86400 60",
-        ". 60 NS ns.example.",
-        f"ns.example. 60 A {NAME_SERVER}",
-    ]
+def _in_signed(name: str) -> bool:
+    return name.endswith(f".{SIGNED}")
+
+
+def _records() -> Iterator[str]:
+    """The records of all sites."""
     for site in SITES.values():
-        lines.append(f"{site.domain}. 60 MX 10 {site.mx}.")
+        yield f"{site.domain}. 60 MX 10 {site.mx}."
         if site.forged:
-            lines.append(f"{site.domain}. 60 MX 5 {site.forged}.")
+            yield f"{site.domain}. 60 MX 5 {site.forged}."
         if site.mode:
-            lines.append(f'_mta-sts.{site.domain}. 60 TXT "v=STSv1; id=20260101T000000;"')
-            lines.append(f"mta-sts.{site.domain}. 60 A {POLICY_HOST}")
-    lines += [f"{mx}. 60 A {address}" for mx, address in _addresses().items()]
-    return "\n".join(lines) + "\n"
+            yield f'_mta-sts.{site.domain}. 60 TXT "v=STSv1; id=20260101T000000;"'
+            yield f"mta-sts.{site.domain}. 60 A {POLICY_HOST}"
+    for mx, address in _addresses().items():
+        yield f"{mx}. 60 A {address}"
 
 
-def _description(authority: Authority, events: Path) -> dict[str, Any]:
+def _tlsa(certificate: Path) -> str:
+    """The TLSA data (DANE-EE, SPKI, SHA-256) of a PEM file's certificate."""
+    key = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return f"3 1 1 {hashlib.sha256(spki).hexdigest()}"
+
+
+def _zones(certificates: dict[str, Path | None]) -> tuple[dict[str, str], str]:
+    """The whole of DNS as a root zone that is not signed and one that is; the DS of that one."""
+    head = "{0} 60 SOA ns.example. hostmaster.example. 1 3600 600 86400 60\n{0} 60 NS ns.example.\n"
+    below: list[str] = []
+    above = [f"ns.example. 60 A {NAME_SERVER}", f"{SIGNED}. 60 NS ns.example."]
+    for record in _records():
+        (below if _in_signed(record.partition(". ")[0]) else above).append(record)
+    for site in SITES.values():
+        served = certificates[site.mx]
+        if site.tlsa and served:
+            data = _tlsa(served) if site.tlsa == "good" else f"3 1 1 {'ab' * 32}"
+            below.append(f"_25._tcp.{site.mx}. 60 TLSA {data}")
+    signed = dns.zone.from_text(
+        head.format(f"{SIGNED}.") + "\n".join(below), f"{SIGNED}.", relativize=False
+    )
+    key = ec.generate_private_key(ec.SECP256R1())
+    public = dns.dnssec.make_dnskey(key.public_key(), Algorithm.ECDSAP256SHA256, flags=257)
+    dns.dnssec.sign_zone(signed, keys=[(key, public)], lifetime=86400)
+    zones = {".": head.format(".") + "\n".join(above) + "\n", f"{SIGNED}.": signed.to_text()}
+    return zones, str(dns.dnssec.make_ds(f"{SIGNED}.", public, "SHA256"))
+
+
+def _certificate(authority: Authority, site: Site) -> Path | None:
+    if not site.certificate:
+        return None
+    return authority.issue(site.mx, variant=_VARIANTS.get(site.certificate, "good"))
+
+
+def _description(
+    authority: Authority, certificates: dict[str, Path | None], events: Path
+) -> dict[str, Any]:
     """What `internet.py` is to play."""
-
-    def certificate(site: Site) -> str | None:
-        if not site.certificate:
-            return None
-        return str(authority.issue(site.mx, variant=_VARIANTS.get(site.certificate, "good")))
-
-    addresses = _addresses()
     with_policy = [site for site in SITES.values() if site.mode]
     return {
         "events": str(events),
         "receivers": [
-            {"host": s.mx, "address": addresses[s.mx], "certificate": certificate(s)}
-            for s in SITES.values()
+            {"host": mx, "address": address, "certificate": str(certificates[mx] or "")}
+            for mx, address in _addresses().items()
         ],
         "policies": {f"mta-sts.{s.domain}": s.policy for s in with_policy},
         "policy_pems": {
@@ -281,8 +259,10 @@ def _description(authority: Authority, events: Path) -> dict[str, Any]:
     }
 
 
-def _write_name_servers(home: Path) -> None:
-    (home / "root.zone").write_text(_zone())
+def _write_name_servers(home: Path, certificates: dict[str, Path | None]) -> None:
+    zones, anchor = _zones(certificates)
+    for name, text in zones.items():
+        (home / f"{name}zone").write_text(text)
     (home / "nsd.conf").write_text(
         textwrap.dedent(f"""\
         server:
@@ -297,10 +277,8 @@ def _write_name_servers(home: Path) -> None:
           xfrdir: "{home}"
         remote-control:
           control-enable: no
-        zone:
-          name: "."
-          zonefile: "root.zone"
         """)
+        + "".join(f'zone:\n  name: "{name}"\n  zonefile: "{name}zone"\n' for name in zones)
     )
     (home / "unbound.conf").write_text(
         textwrap.dedent(f"""\
@@ -311,7 +289,8 @@ def _write_name_servers(home: Path) -> None:
           directory: "{home}"
           pidfile: "{home}/unbound.pid"
           use-syslog: no
-          module-config: "iterator"
+          trust-anchor: "{SIGNED}. DS {anchor}"
+          trust-anchor-signaling: no
         remote-control:
           control-enable: no
         stub-zone:
@@ -322,11 +301,12 @@ def _write_name_servers(home: Path) -> None:
 
 
 def _write_daemon(made: World, ca_file: Path) -> None:
-    made.unix_socket.parent.mkdir()
+    made.unix_socket.parent.mkdir(parents=True)
     (made.home / "smtp-sts.toml").write_text(
         textwrap.dedent(f"""\
         [policy]
-        listen = ["127.0.0.1:8461", "unix:{made.unix_socket}"]
+        listen = ["127.0.0.1:8461", "127.0.0.1:5461", "unix:{made.unix_socket}"]
+        listen_line = "127.0.0.1:8462"
         workers = 2
         [dns]
         nameservers = ["127.0.0.1"]
@@ -341,69 +321,32 @@ def _write_daemon(made: World, ca_file: Path) -> None:
     )
 
 
-def _write_postfix(made: World, ca_file: Path) -> None:
-    """Debian's Postfix as packaged (smtp(8) in its chroot), with what a test needs changed."""
+def _write_root(made: World) -> None:
+    """What the MTA sees of the world: its resolver, its name, the CA that all believe."""
     etc = made.root / "etc"
     (etc / "resolv.conf").unlink(missing_ok=True)
-    (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-    (etc / "hosts").write_text("127.0.0.1 localhost alice.example\n")
-    shutil.copy(ca_file, etc / "ssl/certs/test-ca.pem")
-    routes = " ".join(f"{{{s.domain} = {s.transport}:}}" for s in SITES.values() if s.transport)
-    (etc / "postfix/main.cf").write_text(
-        textwrap.dedent(f"""\
-        compatibility_level = 3.6
-        myhostname = alice.example
-        myorigin = alice.example
-        mydestination =
-        alias_maps =
-        inet_interfaces = loopback-only
-        inet_protocols = ipv4
-        maillog_file = /var/log/maillog
-        smtp_tls_security_level = may
-        smtp_tls_CAfile = /etc/ssl/certs/test-ca.pem
-        smtp_tls_loglevel = 1
-        smtp_tls_policy_maps = {INET}:{made.profile}
-        transport_maps = inline:{{ {routes} }}
-        queue_run_delay = 2s
-        minimal_backoff_time = 2s
-        maximal_backoff_time = 4s
-        """)
-    )
-    master = (made.root / "usr/share/postfix/master.cf.dist").read_text()
-    # smtp(8) runs in the chroot: there the queue directory is the root.
-    unix = f"socketmap:unix:/smtp-sts/socketmap:{made.profile}"
-    master += f"\nsmtp-unix unix - - y - - smtp\n  -o smtp_tls_policy_maps={unix}\n"
-    (etc / "postfix/master.cf").write_text(master)
+    (etc / "resolv.conf").write_text("nameserver 127.0.0.1\noptions trust-ad\n")
+    (etc / "hosts").write_text("127.0.0.1 alice.example localhost\n")
+    shutil.copy(made.ca_file, etc / "ssl/certs/test-ca.pem")
+    with (etc / "ssl/certs/ca-certificates.crt").open("a") as system:
+        system.write(made.ca_file.read_text())
 
 
 @contextlib.contextmanager
-def _postfix(made: World) -> Iterator[None]:
-    # Fills the chroot (resolv.conf, services). Before 3.10 the service manager's unit calls it.
-    if made.version == "3.7":
-        made.in_root("/usr/lib/postfix/configure-instance.sh", "-")
-    try:
-        made.in_root("postfix", "start")
-        yield
-    finally:
-        made.in_root("postfix", "abort", check=False)
-
-
-@contextlib.contextmanager
-def world(version: str, roots: dict[str, Path]) -> Iterator[World]:
-    """A running world with Postfix `version` from `roots`; RuntimeError where a part fails."""
-    name = f"sts{os.getpid()}v{version.replace('.', '')}"
+def surroundings(made: World) -> Iterator[None]:
+    """Run everything of a world but its MTA; RuntimeError where a part fails."""
+    home = made.home
     with contextlib.ExitStack() as stack:
-        home = stack.enter_context(directory())
-        root = stack.enter_context(writable(roots[SUITES[version]], home))
-        alice = stack.enter_context(namespace(f"{name}a"))
-        internet = stack.enter_context(namespace(f"{name}i"))
+        alice = stack.enter_context(namespace(made.alice))
+        internet = stack.enter_context(namespace(made.internet))
         _wire(alice, internet)
-        made = World(version, home, root, (alice, internet))
         authority = Authority(home)
-        _write_name_servers(home)
+        certificates = {site.mx: _certificate(authority, site) for site in SITES.values()}
+        _write_name_servers(home, certificates)
         _write_daemon(made, authority.ca_file)
-        _write_postfix(made, authority.ca_file)
-        (home / "internet.json").write_text(json.dumps(_description(authority, made.events)))
+        _write_root(made)
+        description = _description(authority, certificates, made.events)
+        (home / "internet.json").write_text(json.dumps(description))
 
         nsd = stack.enter_context(
             process(internet, ["nsd", "-d", "-c", home / "nsd.conf"], home / "nsd.log")
@@ -421,5 +364,4 @@ def world(version: str, roots: dict[str, Path]) -> Iterator[World]:
         others.ready(lambda: "ready" in others.log.read_text(), "the Internet")
         stack.callback(made.stop_daemon)
         made.start_daemon()
-        stack.enter_context(_postfix(made))
-        yield made
+        yield

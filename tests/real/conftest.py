@@ -1,0 +1,26 @@
+"""What the tests with real mail servers share: root file systems, or the reason for a skip."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .machine import CannotBuild, cannot, missing, root_file_systems
+
+
+@pytest.fixture(scope="session")
+def roots() -> Callable[[str], dict[str, Path]]:
+    """For an MTA ("" is Postfix): Debian suite -> root file system. Skips where none can be."""
+    reason = missing()
+    if reason:
+        cannot(reason)
+
+    def of(mta: str) -> dict[str, Path]:
+        try:
+            return root_file_systems(mta)
+        except CannotBuild as error:
+            cannot(str(error))
+
+    return of
