@@ -95,8 +95,9 @@ SITES: Final = {
         _site("forged.example", "good", "enforce", forged="mx.mallory.example"),
         Site("deep.example", "mx.a.deep.example", "good", "enforce", ("*.deep.example",)),
         # Hosts that a second domain shares, and a domain of mallory's own.
-        Site("beside-outside.example", "mx.beside.example", "good", "enforce", ("mx.no.example",)),
-        Site("beside-plain.example", "mx.beside.example", "good", ""),
+        Site("beside-outside.example", "mx.beside.example", "expired", "enforce", ("no.example",)),
+        Site("beside-broken.example", "mx.beside.example", "expired", "enforce"),
+        Site("beside-plain.example", "mx.beside.example", "expired", ""),
         Site("lured.example", "mx.lure.example", "good", "enforce", ("mx.lured.example",)),
         Site("lure.example", "mx.lure.example", "good", "enforce"),
         _site(f"dane.{SIGNED}", "self-signed", "enforce", tlsa="good"),
