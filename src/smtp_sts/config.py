@@ -39,6 +39,7 @@ class PolicySection(Struct, frozen=True, forbid_unknown_fields=True):
     listen: str | list[str] = f"127.0.0.1:{DEFAULT_PORT}"
     listen_line: str | list[str] = ""
     listen_tcp_table: str | list[str] = ""
+    listen_http: str | list[str] = ""
     workers: Annotated[int, Meta(ge=0, le=64)] = 0
     socket_mode: str = "0666"
     socket_owner: str = ""
@@ -153,12 +154,13 @@ def parse_address(text: str) -> Address:
 
 
 #: What is spoken on a listening socket; systemd's FileDescriptorName= says it by the same words.
-Protocol = Literal["socketmap", "line", "tcp-table"]
+Protocol = Literal["socketmap", "line", "tcp-table", "http"]
 #: protocol -> the key that says where it listens.
 LISTEN_KEYS: Final[dict[Protocol, tuple[str, str]]] = {
     "socketmap": ("policy", "listen"),
     "line": ("policy", "listen_line"),
     "tcp-table": ("policy", "listen_tcp_table"),
+    "http": ("policy", "listen_http"),
 }
 
 
@@ -322,10 +324,11 @@ EXAMPLE: Final = """\
 [policy]
 # Where MTAs ask (socketmap): "host:port" or "unix:/path", one or a list.
 listen = "127.0.0.1:8461"
-# The same for other protocols, "" for none: one line a connection (Exim; "127.0.0.1:8462") and
-# Postfix's tcp_table ("127.0.0.1:8463").
+# The same for other protocols, "" for none: one line a connection (Exim; "127.0.0.1:8462"),
+# Postfix's tcp_table ("127.0.0.1:8463"), and the HTTP API ("127.0.0.1:8464").
 listen_line = ""
 listen_tcp_table = ""
+listen_http = ""
 # Processes that answer; 0 means one a core, at most 4.
 workers = 0
 # Mode, owner and group of unix sockets; empty owner or group: whoever starts the daemon.

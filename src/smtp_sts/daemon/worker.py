@@ -94,6 +94,10 @@ async def run(
         "line": lambda: Line(service),
         "tcp-table": lambda: TcpTable(service),
     }
+    if any(protocol == "http" for protocol, _ in listeners):
+        from smtp_sts.web import api  # aiohttp: 13 MB and 0.2 s that others do not need
+
+        speakers["http"] = api.speaker(service, lambda: not keeper.trouble)
     for protocol, sock in listeners:
         _accept_on(loop, sock, service, speakers[protocol])
     background = asyncio.create_task(_background(config, keeper, peers)) if index == 0 else None

@@ -319,9 +319,9 @@ class Resolver:
         left = state.started + self.settings.answer_timeout - asyncio.get_running_loop().time()
         if left > 0:
             await asyncio.wait([task], timeout=left)
-        if not task.done():
+        if not task.done() or task.cancelled():
             return self._count_timeout(domain, "discovery-timeout")  # law 4: fail open
-        if task.cancelled() or task.exception() is not None:
+        if task.exception() is not None:
             return self._without(domain, state, "network")
         return task.result()
 

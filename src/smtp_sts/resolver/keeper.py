@@ -46,6 +46,11 @@ class Keeper:
         self._reading = asyncio.Event()
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
 
+    @property
+    def trouble(self) -> str:
+        """What the store has last refused, in words; empty where it works."""
+        return self._trouble
+
     async def get(self, domain: str) -> Stored | None:
         """The policy kept for a domain, expired or not; None where there is none.
 
