@@ -127,7 +127,8 @@ def our_config(folder: Path, store: str, dns: int, https: int) -> str:
         f'[dns]\nnameservers = ["127.0.0.1:{dns}"]\n'
         f'[network]\nhttps_port = {https}\nca_file = "{folder}/ca.pem"\n'
         f"allow_private_addresses = true\n"
-        f'[store]\nurl = "sqlite:///{folder}/{store}.db"\n[log]\nlevel = "error"\n'
+        f'[store]\nurl = "sqlite:///{folder}/{store}.db"\n'
+        f'[control]\nsocket = ""\n[log]\nlevel = "error"\n'
     )
     return str(file)
 

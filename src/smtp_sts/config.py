@@ -101,6 +101,15 @@ class Override(Struct, frozen=True, forbid_unknown_fields=True):
     dane: bool = True
 
 
+class ControlSection(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[control]`: where `smtp-sts cache` and `smtp-sts query --server` reach the daemon."""
+
+    socket: str = "/run/smtp-sts/control.sock"
+    mode: Literal["0600", "0660"] = "0600"
+    owner: str = ""
+    group: str = ""
+
+
 class LogSection(Struct, frozen=True, forbid_unknown_fields=True):
     """`[log]`: what is written to standard error."""
 
@@ -115,6 +124,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     network: NetworkSection = NetworkSection()
     store: StoreSection = StoreSection()
     overrides: dict[str, Override] = {}
+    control: ControlSection = ControlSection()
     log: LogSection = LogSection()
 
 
@@ -140,13 +150,17 @@ class UnixAddress(Struct, frozen=True):
 Address = TcpAddress | UnixAddress
 
 
+def parse_path(path: str) -> str:
+    """The path of a unix socket, as it is; raises ConfigError where it can be none."""
+    if not path or "\0" in path or len(os.fsencode(path)) > 107:  # sun_path of unix(7)
+        raise ConfigError(f"{path!r}: a unix socket path has 1 to 107 bytes")
+    return path
+
+
 def parse_address(text: str) -> Address:
     """`host:port`, `[v6]:port`, `inet:host:port` or `unix:path`; raises ConfigError."""
     if text.startswith("unix:"):
-        path = text[5:]
-        if not path or len(os.fsencode(path)) > 107:  # sun_path of unix(7)
-            raise ConfigError(f"{text!r}: a unix socket path has 1 to 107 bytes")
-        return UnixAddress(path)
+        return UnixAddress(parse_path(text[5:]))
     host, colon, port = text.removeprefix("inet:").rpartition(":")
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"{text!r} is no address: write host:port or unix:/path")
@@ -154,14 +168,27 @@ def parse_address(text: str) -> Address:
 
 
 #: What is spoken on a listening socket; systemd's FileDescriptorName= says it by the same words.
-Protocol = Literal["socketmap", "line", "tcp-table", "http"]
-#: protocol -> the key that says where it listens.
+Protocol = Literal["socketmap", "line", "tcp-table", "http", "control"]
+#: protocol -> the key that says where it listens; `control_address` has the control socket's.
 LISTEN_KEYS: Final[dict[Protocol, tuple[str, str]]] = {
     "socketmap": ("policy", "listen"),
     "line": ("policy", "listen_line"),
     "tcp-table": ("policy", "listen_tcp_table"),
     "http": ("policy", "listen_http"),
 }
+
+
+def control_address(config: Config) -> UnixAddress | None:
+    """`[control] socket`; None where it is off. Raises ConfigError.
+
+    A path and nothing else: what it is asked to do must never come from the network.
+    """
+    path = config.control.socket
+    if not path:
+        return None
+    if not path.startswith("/"):
+        raise ConfigError(f'{path!r}: write the absolute path of a unix socket, or "" for none')
+    return UnixAddress(parse_path(path))
 
 
 def listeners(config: Config) -> dict[Address, Protocol]:
@@ -252,6 +279,7 @@ def parse(text: str, name: str = "configuration") -> Config:
     ]
     checks += [
         (("policy", "listen"), partial(listeners, config)),
+        (("control", "socket"), partial(control_address, config)),
         (("dns", "nameservers"), partial(nameservers, config)),
     ]
     for path, check in checks:
@@ -386,6 +414,14 @@ url = "sqlite:////var/lib/smtp-sts/smtp-sts.db"
 # ".example.org" = { testing_as_enforce = true } # enforce what is only tested
 # "broken.example" = { dane = false }            # never DANE, STS as ever
 # "www.example.org" = {}                         # none of the wider rules
+
+[control]
+# Where `smtp-sts cache` and `smtp-sts query --server` reach the running daemon: the path of a unix
+# socket, "" for none; there is no way to it from the network. "0660" lets a group in.
+socket = "/run/smtp-sts/control.sock"
+mode = "0600"
+owner = ""
+group = ""
 
 [log]
 # debug, info, warning or error; to standard error.

@@ -316,6 +316,8 @@ def _write_daemon(made: World, ca_file: Path) -> None:
         allow_private_addresses = true
         [store]
         url = "sqlite:///{made.home}/smtp-sts.db"
+        [control]
+        socket = "{made.home}/control.sock"
         [log]
         level = "debug"
         """)

@@ -20,7 +20,16 @@ import sys
 import time
 from typing import Final, NoReturn
 
-from smtp_sts.config import Address, Config, ConfigError, listeners, load
+from smtp_sts.config import (
+    Address,
+    Config,
+    ConfigError,
+    ControlSection,
+    UnixAddress,
+    control_address,
+    listeners,
+    load,
+)
 from smtp_sts.daemon import peers, sockets, worker
 from smtp_sts.net.https import tls_context
 from smtp_sts.resolver import overrides
@@ -61,6 +70,7 @@ def check(config: Config) -> None:
             f"network.ca_file: {config.network.ca_file}: {error.strerror or error}"
         ) from None
     sockets.owner_of(config.policy)
+    sockets.control_owner_of(config.control)
     overrides.read(config.overrides)
 
 
@@ -78,7 +88,9 @@ class _Supervisor:
         self._config = config
         self._handed = sockets.activated()
         self._open: dict[Address, sockets.Listener] = {}
+        self._control: tuple[ControlSection, socket.socket] | None = None
         self._peers: list[socket.socket] = []
+        self._elders: list[tuple[float, bytes]] = []  # until when, and the address
         self._workers: dict[int, tuple[int, float]] = {}  # pid -> (index, since)
         self._retired: set[int] = set()
         self._restarts: list[tuple[float, int]] = []
@@ -91,6 +103,7 @@ class _Supervisor:
         self._repair_store()
         if not self._handed:
             self._listen(self._config)
+        self._listen_control(self._config)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, hard), hard))
@@ -143,6 +156,30 @@ class _Supervisor:
             sockets.remove_unix([address])
         self._open = fresh
 
+    def _listen_control(self, config: Config) -> None:
+        """Open the control socket, or say why there is none: MTAs are answered all the same."""
+        if any(listener.protocol == "control" for listener in self._handed):
+            return
+        if self._control is not None and self._control[0] == config.control:
+            return
+        self._close_control()
+        address = control_address(config)
+        if address is None:
+            return
+        try:
+            self._control = (config.control, sockets.open_control(address, config.control))
+        except OSError as error:
+            _log.warning(
+                "no control socket, so no `smtp-sts cache`: %s; make its folder writable for the "
+                "daemon's user, or set control.socket", error.strerror,
+            )  # fmt: skip
+
+    def _close_control(self) -> None:
+        if self._control is not None:
+            self._control[1].close()
+            sockets.remove_unix([UnixAddress(self._control[0].socket)])
+            self._control = None
+
     def _start_all(self) -> None:
         self._peers = [peers.listener() for _ in range(worker_count(self._config))]
         for index in range(len(self._peers)):
@@ -170,7 +207,10 @@ class _Supervisor:
             self._waker.close()
             os.close(self._kept)
             listening = [*self._open.values(), *self._handed]
-            _run_loop(self._config, index, listening, self._peers, tell, self._alive)
+            if self._control is not None:
+                listening.append(sockets.Listener("control", self._control[1]))
+            elders = [address for until, address in self._elders if until > time.monotonic()]
+            _run_loop(self._config, index, listening, self._peers, tell, self._alive, elders)
             status = 0
         except KeyboardInterrupt:
             status = 0
@@ -225,6 +265,7 @@ class _Supervisor:
             check(config)
             if not self._handed:
                 self._listen(config)
+            self._listen_control(config)
         except (ConfigError, OSError) as error:
             _log.error("configuration not taken, going on with the one before: %s", error)
         else:
@@ -233,6 +274,9 @@ class _Supervisor:
             self._repair_store()
             old, self._workers, self._restarts = self._workers, {}, []
             before = self._peers
+            now = time.monotonic()
+            self._elders = [(until, address) for until, address in self._elders if until > now]
+            self._elders += [(now + worker.RETIRE_SECONDS, s.getsockname()) for s in before]
             self._start_all()
             for pid in old:
                 self._retired.add(pid)
@@ -247,6 +291,7 @@ class _Supervisor:
         for listener in self._open.values():
             listener.sock.close()
         sockets.remove_unix(self._open)
+        self._close_control()
         waiting = {*self._workers, *self._retired}
         for pid in waiting:
             with contextlib.suppress(ProcessLookupError):
@@ -273,6 +318,7 @@ def _run_loop(
     peer_listeners: list[socket.socket],
     tell: int,
     supervisor: int,
+    elders: list[bytes],
 ) -> None:
     import asyncio
 
@@ -281,7 +327,7 @@ def _run_loop(
             os.write(tell, b"1")
         os.close(tell)
 
-    work = worker.run(config, index, open_listeners, peer_listeners, ready, supervisor)
+    work = worker.run(config, index, open_listeners, peer_listeners, ready, supervisor, elders)
     try:
         import uvloop
     except ImportError:

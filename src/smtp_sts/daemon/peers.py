@@ -23,24 +23,34 @@ from typing import Final, Literal, cast
 import msgspec
 
 from smtp_sts.resolver import Decision, Resolver
+from smtp_sts.resolver.upkeep import Renewal, Upkeep
+
+#: What needs no network is waited for no longer, seconds.
+PEER_SECONDS: Final = 3.0
 
 _LENGTH: Final = struct.Struct("!I")
 _log = logging.getLogger(__name__)
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
-    """`forget` wants no reply."""
+    """`forget` wants no reply; `domains` are those of `upkeep`, `before` is of `purge`."""
 
     number: int
-    what: Literal["decide", "refresh", "forget"]
-    domain: str
+    what: Literal["decide", "refresh", "forget", "renew", "purge", "upkeep"]
+    domain: str = ""
+    domains: tuple[str, ...] = ()
+    force: bool = False
+    before: float = 0.0
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
-    """`decision` is None for `refresh`."""
+    """`decision` answers `decide`, `renewal` `renew`, `lasting` `purge`, `upkeep` `upkeep`."""
 
     number: int
-    decision: Decision | None
+    decision: Decision | None = None
+    renewal: Renewal | None = None
+    lasting: bool = True
+    upkeep: tuple[Upkeep | None, ...] = ()
 
 
 _calls: Final = msgspec.msgpack.Decoder(Call)
@@ -91,17 +101,20 @@ class Peers:
     """The workers of one daemon, as one of them sees them."""
 
     def __init__(self, index: int, listeners: Sequence[socket.socket], resolver: Resolver,
-                 forget: Callable[[str], None]) -> None:  # fmt: skip
+                 forget: Callable[[str], None], elders: Sequence[bytes] = ()) -> None:  # fmt: skip
         self._index = index
-        self._addresses = [sock.getsockname() for sock in listeners]
+        self._count = len(listeners)
+        self._addresses = [*(sock.getsockname() for sock in listeners), *elders]
+        #: workers of before a reload, which may still have clients: behind ours
+        self._elders = range(len(listeners), len(listeners) + len(elders))
         self._listener = listeners[index]
         self._resolver = resolver
         self._forget = forget
         self._links: dict[int, _Link] = {}
-        self._waiting: dict[int, tuple[int, asyncio.Future[Decision | None]]] = {}
+        self._waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._locks = [asyncio.Lock() for _ in listeners]
+        self._locks = [asyncio.Lock() for _ in self._addresses]
 
     async def start(self) -> None:
         """Take calls of the other workers."""
@@ -110,16 +123,16 @@ class Peers:
 
     def owner(self, domain: str) -> int:
         """The worker that a domain belongs to."""
-        return zlib.crc32(domain.encode()) % len(self._addresses)
+        return zlib.crc32(domain.encode()) % self._count
 
     async def decide(self, domain: str) -> Decision:
         """The owner's decision; our own where the owner cannot be reached."""
         owner = self.owner(domain)
         if owner != self._index:
             try:
-                decision = await self._call(owner, "decide", domain)
-                if decision is not None:
-                    return decision
+                reply = await self._call(owner, "decide", domain)
+                if reply.decision is not None:
+                    return reply.decision
             except OSError as error:
                 _log.warning("worker %d cannot be reached, deciding here: %s", owner, error)
         return await self._resolver.decide(domain)
@@ -135,10 +148,68 @@ class Peers:
                 _log.debug("worker %d cannot be reached: %s", owner, error)
         await self._resolver.refresh(domain)
 
+    async def renew(self, domain: str, *, force: bool) -> Renewal:
+        """Have the owner fetch the policy now, at an operator's word. Raises OSError."""
+        owner = self.owner(domain)
+        if owner != self._index:
+            reply = await self._call(owner, "renew", domain, force=force)
+            if reply.renewal is not None:
+                return reply.renewal
+        return await self._resolver.renew(domain, force=force)
+
+    async def upkeep(self, domains: Sequence[str]) -> dict[str, Upkeep]:
+        """What the owners know of these domains beside their policies.
+
+        Of an owner that cannot be reached nothing is known.
+        """
+        shares: dict[int, list[str]] = {}
+        for domain in domains:
+            shares.setdefault(self.owner(domain), []).append(domain)
+        found: dict[str, Upkeep] = {}
+        for owner, share in shares.items():
+            told: Sequence[Upkeep | None]
+            if owner == self._index:
+                told = [self._resolver.upkeep(domain) for domain in share]
+            else:
+                try:
+                    async with asyncio.timeout(PEER_SECONDS):
+                        told = (await self._call(owner, "upkeep", domains=tuple(share))).upkeep
+                except OSError as error:
+                    _log.warning("worker %d cannot be reached: %s", owner, error or "no answer")
+                    continue
+            found.update((d, one) for d, one in zip(share, told, strict=True) if one is not None)
+        return found
+
+    async def purge(self, domain: str, before: float) -> tuple[bool, int]:
+        """Have every worker forget a domain, those of before a reload too.
+
+        Returns whether the store has forgotten it, and how many workers have not answered.
+        """
+        indexes = range(len(self._addresses))
+        told = await asyncio.gather(*(self._purge_at(index, domain, before) for index in indexes))
+        # An answer that left its owner just before may have been made ready since.
+        self._forget(domain)
+        await asyncio.gather(*(self._tell(i, domain) for i in indexes if i != self._index))
+        ours = [one for index, one in enumerate(told) if index not in self._elders]
+        return all(one is not False for one in told), sum(one is None for one in ours)
+
+    async def _purge_at(self, index: int, domain: str, before: float) -> bool | None:
+        if index == self._index:
+            lasting = await self._resolver.purge(domain, before)
+            self._forget(domain)
+            return lasting
+        try:
+            async with asyncio.timeout(PEER_SECONDS):
+                return (await self._call(index, "purge", domain, before=before)).lasting
+        except OSError as error:
+            if index not in self._elders:  # those end when their clients have gone
+                _log.warning("worker %d cannot be reached: %s", index, error or "no answer")
+            return None
+
     def changed(self, domain: str) -> None:
         """Our resolver has a new decision for a domain: ready replies to it are void everywhere."""
         self._forget(domain)
-        for index in range(len(self._addresses)):
+        for index in range(self._count):
             if index != self._index:
                 task = asyncio.ensure_future(self._tell(index, domain))
                 self._tasks.add(task)
@@ -158,14 +229,21 @@ class Peers:
             _log.debug("worker %d cannot be reached: %s", index, error)
 
     async def _call(
-        self, index: int, what: Literal["decide", "refresh"], domain: str
-    ) -> Decision | None:
+        self,
+        index: int,
+        what: Literal["decide", "refresh", "renew", "purge", "upkeep"],
+        domain: str = "",
+        *,
+        domains: tuple[str, ...] = (),
+        force: bool = False,
+        before: float = 0.0,
+    ) -> Reply:
         link = await self._link(index)
         number = next(self._numbers)
-        future: asyncio.Future[Decision | None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (index, future)
         try:
-            link.send(Call(number, what, domain))
+            link.send(Call(number, what, domain, domains, force, before))
             return await future
         finally:
             del self._waiting[number]
@@ -198,7 +276,7 @@ class Peers:
         reply = _replies.decode(data)
         _, future = self._waiting.get(reply.number, (0, None))
         if future is not None and not future.done():
-            future.set_result(reply.decision)
+            future.set_result(reply)
 
     def _accept(self) -> None:
         try:
@@ -225,7 +303,17 @@ class Peers:
             self._forget(call.domain)
         elif call.what == "refresh":
             await self._resolver.refresh(call.domain)
-            link.send(Reply(call.number, None))
+            link.send(Reply(call.number))
+        elif call.what == "renew":
+            renewal = await self._resolver.renew(call.domain, force=call.force)
+            link.send(Reply(call.number, renewal=renewal))
+        elif call.what == "purge":
+            lasting = await self._resolver.purge(call.domain, call.before)
+            self._forget(call.domain)
+            link.send(Reply(call.number, lasting=lasting))
+        elif call.what == "upkeep":
+            upkeep = tuple(self._resolver.upkeep(domain) for domain in call.domains)
+            link.send(Reply(call.number, upkeep=upkeep))
         else:
             link.send(Reply(call.number, await self._resolver.decide(call.domain)))
 

@@ -21,14 +21,19 @@ from smtp_sts.config import (
     LISTEN_KEYS,
     Address,
     ConfigError,
+    ControlSection,
     PolicySection,
     Protocol,
     TcpAddress,
+    UnixAddress,
 )
 
 BACKLOG: Final = 1024
 #: The first descriptor of systemd socket activation, sd_listen_fds(3).
 _FIRST_FD: Final = 3
+
+#: What systemd may hand over beside what MTAs talk to.
+_OTHERS: Final[tuple[Protocol, ...]] = ("control",)
 
 
 class ListenError(OSError):
@@ -53,7 +58,7 @@ def open_listener(address: Address, settings: PolicySection) -> socket.socket:
                 listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             listener.bind((address.host, address.port))
         else:
-            listener = _bind_unix(address.path, settings)
+            listener = _bind_unix(address.path, settings.socket_mode, *owner_of(settings))
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
@@ -63,7 +68,21 @@ def open_listener(address: Address, settings: PolicySection) -> socket.socket:
     return listener
 
 
-def _bind_unix(path: str, settings: PolicySection) -> socket.socket:
+def open_control(address: UnixAddress, settings: ControlSection) -> socket.socket:
+    """The listening, non-blocking control socket; its folder is made. Raises ListenError."""
+    try:
+        Path(address.path).parent.mkdir(exist_ok=True)
+        listener = _bind_unix(address.path, settings.mode, *control_owner_of(settings))
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except OSError as error:
+        raise ListenError(
+            error.errno, f"cannot listen on {address}: {error.strerror or error}"
+        ) from error
+    return listener
+
+
+def _bind_unix(path: str, mode: str, owner: int, group: int) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
             raise OSError(0, "there is a file of that name that is no socket")
@@ -80,10 +99,9 @@ def _bind_unix(path: str, settings: PolicySection) -> socket.socket:
         listener.bind(path)
     finally:
         os.umask(before)
-    owner, group = owner_of(settings)
     if (owner, group) != (-1, -1):
         os.chown(path, owner, group)
-    Path(path).chmod(int(settings.socket_mode, 8))
+    Path(path).chmod(int(mode, 8))
     return listener
 
 
@@ -92,37 +110,47 @@ def owner_of(settings: PolicySection) -> tuple[int, int]:
 
     Raises ConfigError for a name that the system does not know.
     """
-    owner = group = -1
-    if settings.socket_owner:
+    return _ids("policy.socket_", settings.socket_owner, settings.socket_group)
+
+
+def control_owner_of(settings: ControlSection) -> tuple[int, int]:
+    """The same for the control socket. Raises ConfigError."""
+    return _ids("control.", settings.owner, settings.group)
+
+
+def _ids(key: str, owner: str, group: str) -> tuple[int, int]:
+    user_id = group_id = -1
+    if owner:
         try:
-            owner = pwd.getpwnam(settings.socket_owner).pw_uid
+            user_id = pwd.getpwnam(owner).pw_uid
         except KeyError:
-            name = settings.socket_owner
-            raise ConfigError(f"policy.socket_owner: no user {name!r} on this system") from None
-    if settings.socket_group:
+            raise ConfigError(f"{key}owner: no user {owner!r} on this system") from None
+    if group:
         try:
-            group = grp.getgrnam(settings.socket_group).gr_gid
+            group_id = grp.getgrnam(group).gr_gid
         except KeyError:
-            name = settings.socket_group
-            raise ConfigError(f"policy.socket_group: no group {name!r} on this system") from None
-    return owner, group
+            raise ConfigError(f"{key}group: no group {group!r} on this system") from None
+    return user_id, group_id
 
 
 def activated() -> list[Listener]:
     """The sockets that systemd hands over (sd_listen_fds(3)); empty without socket activation.
 
     FileDescriptorName= in the socket unit names the protocol; any other name means socketmap.
+    Raises ListenError for a control socket that the network can reach.
     """
     if os.environ.pop("LISTEN_PID", "") != str(os.getpid()):
         return []
     count = int(os.environ.pop("LISTEN_FDS", "0"))
     names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
-    spoken = {str(protocol): protocol for protocol in LISTEN_KEYS}
+    spoken: dict[str, Protocol] = {str(p): p for p in (*LISTEN_KEYS, *_OTHERS)}
     found = []
     for fd, name in itertools.zip_longest(range(_FIRST_FD, _FIRST_FD + count), names[:count]):
         sock = socket.socket(fileno=fd)
         sock.setblocking(False)
         sock.set_inheritable(False)
+        if name == "control" and sock.family != socket.AF_UNIX:
+            raise ListenError(0, "the control socket that systemd hands over is no unix socket")
         found.append(Listener(spoken.get(name, "socketmap"), sock))
     return found
 

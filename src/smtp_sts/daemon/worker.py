@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from smtp_sts.config import Config, Protocol
+from smtp_sts.daemon.control import Control
 from smtp_sts.daemon.peers import Peers
 from smtp_sts.daemon.sockets import Listener
 from smtp_sts.mta.line import Line
@@ -49,10 +50,12 @@ async def run(
     peer_listeners: Sequence[socket.socket],
     ready: Callable[[], None],
     supervisor: int,
+    elders: Sequence[bytes] = (),
 ) -> None:
     """Serve until a signal says otherwise; `ready` is called when connections are taken.
 
-    `supervisor` is a descriptor that reaches its end of file when the supervisor is gone.
+    `supervisor` is a descriptor that reaches its end of file when the supervisor is gone; `elders`
+    are the addresses of workers of before a reload (`Peers`).
     """
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
@@ -84,20 +87,24 @@ async def run(
     )
     if index == 0:
         _tell_of_dane(config, resolver)
-    peers = Peers(index, peer_listeners, resolver, table.forget)
+    peers = Peers(index, peer_listeners, resolver, table.forget, elders)
     resolver.on_change = peers.changed
     await peers.start()
     service = Service(peers.decide, table, counts)
+    control = Control(peers, keeper, service.count)
     #: protocol -> what speaks it, one object a connection
     speakers: dict[Protocol, Callable[[], asyncio.BaseProtocol]] = {
         "socketmap": lambda: Socketmap(service),
         "line": lambda: Line(service),
         "tcp-table": lambda: TcpTable(service),
+        "control": control.connection,
     }
     if any(protocol == "http" for protocol, _ in listeners):
         from smtp_sts.web import api  # aiohttp: 13 MB and 0.2 s that others do not need
 
         speakers["http"] = api.speaker(service, lambda: not keeper.trouble)
+    # Control commands are the first worker's, as is the background work.
+    listeners = [one for one in listeners if index == 0 or one.protocol != "control"]
     for protocol, sock in listeners:
         _accept_on(loop, sock, service, speakers[protocol])
     background = asyncio.create_task(_background(config, keeper, peers)) if index == 0 else None
@@ -115,6 +122,7 @@ async def run(
     for task in (*waits, background):
         if task is not None:
             task.cancel()
+    await control.close()
     peers.close()
     await resolver.close()
     await keeper.close()

@@ -93,6 +93,11 @@ class World:
         """The unix socket on which the configured daemon listens."""
         return self.home / "policy.sock"
 
+    @property
+    def control_path(self) -> Path:
+        """The unix socket on which the configured daemon takes control commands."""
+        return self.home / "control.sock"
+
     async def publish(
         self,
         domain: str,
@@ -153,6 +158,7 @@ class World:
                 "allow_private_addresses": True,
             },
             "store": {"url": f"sqlite:///{self.home / 'policies.db'}"},
+            "control": {"socket": str(self.control_path)},
         }
         for section, values in overrides.items():
             sections.setdefault(section, {}).update(values)

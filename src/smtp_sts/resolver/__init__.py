@@ -35,6 +35,7 @@ from smtp_sts.resolver.discovery import Found, Reach, discover
 from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.resolver.overrides import Rules
 from smtp_sts.resolver.precedence import Known, known, weigh
+from smtp_sts.resolver.upkeep import Renewal, Upkeep
 from smtp_sts.store import Stored, StoreError
 
 #: Domains whose state is kept in memory; the least recently asked for go first.
@@ -61,8 +62,8 @@ _log = logging.getLogger(__name__)
 class _State:
     """What one process knows of a domain; times are seconds since the epoch."""
 
-    __slots__ = ("dane", "detail", "failures", "look", "next_check", "policy", "reason", "retry_at",
-                 "started", "steps", "stored", "task", "unread", "used_at")  # fmt: skip
+    __slots__ = ("dane", "detail", "failed", "failures", "look", "next_check", "policy", "reason",
+                 "retry_at", "started", "steps", "stored", "task", "unread", "used_at")  # fmt: skip
 
     def __init__(self) -> None:
         self.stored: Stored | None = None
@@ -73,6 +74,8 @@ class _State:
         self.next_check = 0.0
         self.retry_at = 0.0
         self.failures = 0
+        #: the last look that found no policy: when, the reason, and in words
+        self.failed = (0.0, "", "")
         self.used_at = 0.0
         self.started = 0.0
         self.task: asyncio.Task[Decision] | None = None
@@ -168,6 +171,55 @@ class Resolver:
             await self._keeper.postpone(domain, state.retry_at)
         elif state.task is None and self._start(domain, state, refresh=True) and state.task:
             await asyncio.wait([state.task])
+
+    def upkeep(self, domain: str) -> Upkeep | None:
+        """How the upkeep of a domain goes; None where this process knows nothing of it."""
+        state = self._states.get(domain)
+        if state is None:
+            return None
+        return Upkeep(
+            state.used_at, state.next_check, state.retry_at, state.failures, *state.failed
+        )
+
+    async def renew(self, domain: str, *, force: bool = False) -> Renewal:
+        """Look for the policy of `domain` now and fetch it, at an operator's word.
+
+        Section 3.3 wants five minutes between a failed fetch and the next: only `force` does not
+        wait for them. A discovery that runs already is waited for.
+        """
+        state = self._states.get(domain)
+        if state is None or state.unread:
+            state = await self._read(domain)
+        while state.task is not None:
+            await asyncio.wait([state.task])
+        now = self._clock()
+        if now < state.retry_at and not force:
+            _, reason, detail = state.failed
+            return Renewal("waits", reason, detail, state.retry_at)
+        state.retry_at = 0.0
+        if not self._start(domain, state, refresh=True) or state.task is None:
+            return Renewal("overloaded")
+        await asyncio.wait([state.task])
+        if state.stored is not None and state.stored.fetched_at >= now:
+            return Renewal("fetched")
+        _, reason, detail = state.failed
+        return Renewal("failed", reason, detail, state.retry_at)
+
+    async def purge(self, domain: str, before: float) -> bool:
+        """Forget everything of a domain that was learnt at a time or before.
+
+        Law 1 is the operator's to break: until the next fetch nothing protects the domain. False
+        where the store has refused, so that a restart brings the policy back.
+        """
+        self._drop(domain)
+        lasting = await self._keeper.purge(domain, before)
+        self._drop(domain)  # what a query has read meanwhile
+        return lasting
+
+    def _drop(self, domain: str) -> None:
+        state = self._states.pop(domain, None)
+        if state is not None and state.task is not None:
+            state.task.cancel()
 
     async def close(self) -> None:
         """End the discoveries that still run."""
@@ -319,6 +371,8 @@ class Resolver:
         left = state.started + self.settings.answer_timeout - asyncio.get_running_loop().time()
         if left > 0:
             await asyncio.wait([task], timeout=left)
+        if task.cancelled() and self._states.get(domain) is not state:  # purged: begin anew
+            return await self._decide(domain, self._states.get(domain) or await self._read(domain))
         if not task.done() or task.cancelled():
             return self._count_timeout(domain, "discovery-timeout")  # law 4: fail open
         if task.exception() is not None:
@@ -366,6 +420,7 @@ class Resolver:
             state.next_check = now + settings.recheck_interval
             return _decision(domain, state, live, min(live.expires_at, state.next_check), "cache")
         self._count(found.reason)
+        state.failed = (now, found.reason, found.detail)
         if found.fetch_failed:
             state.failures += 1
             wait = settings.retry_interval * 2 ** min(state.failures - 1, BACKOFF_DOUBLINGS)

@@ -39,6 +39,7 @@ class Keeper:
         self._writes: dict[str, Stored] = {}
         self._used: dict[str, float] = {}
         self._unsaved: dict[str, Stored] = {}
+        self._purged: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._written: asyncio.Future[None] | None = None
         self._trouble = ""
@@ -58,12 +59,12 @@ class Keeper:
         """
         for kept in (self._writes, self._unsaved):
             if domain in kept:
-                return kept[domain]
+                return self._unless_purged(kept[domain])
         future = self._reads.get(domain)
         if future is None:
             future = self._reads[domain] = asyncio.get_running_loop().create_future()
             self._reading.set()
-        return await asyncio.shield(future)
+        return self._unless_purged(await asyncio.shield(future))
 
     async def put(self, stored: Stored) -> None:
         """Keep a policy; returns when it lasts, or when the store has refused it."""
@@ -72,6 +73,30 @@ class Keeper:
             self._written = asyncio.get_running_loop().create_future()
         self._wake.set()
         await asyncio.shield(self._written)
+
+    async def purge(self, domain: str, before: float) -> bool:
+        """Forget the policy of a domain that was fetched at a time or before.
+
+        It is not seen any more from now on; False where the store has refused to delete it.
+        """
+        for kept in (self._writes, self._unsaved):
+            if domain in kept and kept[domain].fetched_at <= before:
+                del kept[domain]
+        self._purged[domain] = before
+        if self._written is None:
+            self._written = asyncio.get_running_loop().create_future()
+        self._wake.set()
+        await asyncio.shield(self._written)
+        return domain not in self._purged
+
+    async def page(self, after: str, limit: int) -> tuple[list[Stored], str]:
+        """The next policies behind a domain, by name, and behind which the next page begins ("" at
+        the end). Raises StoreError."""
+        found = await self._try(lambda store: store.page(after, limit), None)
+        if found is None:
+            raise StoreError(self._trouble)
+        last = found[-1].domain if len(found) == limit else ""
+        return [stored for stored in found if self._unless_purged(stored)], last
 
     def touch(self, domain: str, when: float) -> None:
         """Note that a domain was asked for; written with the next batch."""
@@ -98,9 +123,16 @@ class Keeper:
         waiting = {**self._unsaved, **self._writes}
         if waiting:
             await self._try(lambda store: store.put(list(waiting.values())), None)
+        if self._purged:
+            await self._try(lambda store: store.delete(self._purged), None)
         if self._store is not None:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
         self._thread.shutdown(wait=True)
+
+    def _unless_purged(self, stored: Stored | None) -> Stored | None:
+        if stored is None or stored.fetched_at <= self._purged.get(stored.domain, 0.0):
+            return None
+        return stored
 
     async def _read(self) -> None:
         while True:
@@ -119,12 +151,17 @@ class Keeper:
     async def _write(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), RETRY_SECONDS if self._unsaved else None)
+                await asyncio.wait_for(self._wake.wait(), self._patience())
             self._wake.clear()
             batch = {**self._unsaved, **self._writes}
             used, self._used = self._used, {}
+            purged = dict(self._purged)
             written, self._written = self._written, None
-            if await self._try(partial(_write, batch=batch, used=used), False):
+            work = partial(_write, batch=batch, used=used, purged=purged)
+            if await self._try(work, False):
+                for domain, before in purged.items():
+                    if self._purged.get(domain) == before:
+                        del self._purged[domain]
                 for domain, stored in batch.items():
                     for kept in (self._writes, self._unsaved):
                         if kept.get(domain) is stored:
@@ -133,6 +170,9 @@ class Keeper:
                 self._keep_unsaved(batch)
             if written is not None and not written.done():
                 written.set_result(None)
+
+    def _patience(self) -> float | None:
+        return RETRY_SECONDS if self._unsaved or self._purged else None
 
     def _keep_unsaved(self, batch: dict[str, Stored]) -> None:
         for domain, stored in batch.items():
@@ -170,7 +210,10 @@ class Keeper:
         return result
 
 
-def _write(store: Store, batch: dict[str, Stored], used: dict[str, float]) -> bool:
+def _write(
+    store: Store, batch: dict[str, Stored], used: dict[str, float], purged: dict[str, float]
+) -> bool:
     store.put(list(batch.values()))
     store.touch(used)
+    store.delete(purged)
     return True

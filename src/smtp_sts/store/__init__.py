@@ -75,11 +75,9 @@ def _path_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
 
 
-def _engine(path: Path, *, immutable: bool = False) -> Engine:
-    mode = "?mode=ro&immutable=1" if immutable else "?mode=rwc"
-
+def _engine(path: Path, *, mode: str = "rwc") -> Engine:
     def connect() -> sqlite3.Connection:
-        uri = path.absolute().as_uri() + mode
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
         # One thread uses a store at a time, though not always the same one.
         return sqlite3.connect(uri, uri=True, timeout=2.0, check_same_thread=False)
 
@@ -87,7 +85,7 @@ def _engine(path: Path, *, immutable: bool = False) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _tune(connection: sqlite3.Connection, _record: Any) -> None:
-        if not immutable:
+        if mode == "rwc":
             connection.execute("PRAGMA journal_mode=WAL")
         # FULL: a policy that was answered with survives a power cut too; commits are grouped.
         connection.execute("PRAGMA synchronous=FULL")
@@ -165,6 +163,33 @@ class Store:
         with self._begin() as connection:
             return list(connection.execute(query).scalars())
 
+    def page(self, after: str, limit: int) -> list[Stored]:
+        """The next policies behind a domain, in the order of their names. Raises StoreError.
+
+        "" begins at the front; so a whole store is read piece by piece, and nothing is held open.
+        """
+        query = (
+            select(_policies)
+            .where(_policies.c.domain > after)
+            .order_by(_policies.c.domain)
+            .limit(limit)
+        )
+        with self._begin() as connection:
+            return [Stored(*row) for row in connection.execute(query)]
+
+    def delete(self, domains: dict[str, float]) -> None:
+        """Forget the policies of domains that were fetched at a time or before. Raises StoreError.
+
+        What was fetched later is another policy, and stays.
+        """
+        with self._begin() as connection:
+            for domain, before in domains.items():
+                connection.execute(
+                    delete(_policies).where(
+                        (_policies.c.domain == domain) & (_policies.c.fetched_at <= before)
+                    )
+                )
+
     def prune(self, now: float, unused_since: float) -> int:
         """Delete what is expired, or unused since a time. Raises StoreError."""
         with self._begin() as connection:
@@ -230,8 +255,26 @@ def open_store(url: str) -> Store:
     return Store(engine, path)
 
 
+def open_to_read(url: str) -> Store:
+    """Open a store that is there, without making or changing anything. Raises StoreError."""
+    path = _path_of(url)
+    if not path.exists():
+        raise StoreError(f"store {path}: there is none; see store.url")
+    engine = _engine(path, mode="ro")
+    try:
+        with engine.begin() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            connection.execute(select(_policies).limit(1))
+    except SQLAlchemyError:
+        # A folder that cannot be written to; and what a dead daemon left in its log is not seen.
+        engine.dispose()
+        return _open_read_only(path)
+    _refuse_newer(engine, version, path)
+    return Store(engine, path, read_only=True)
+
+
 def _open_read_only(path: Path) -> Store:
-    engine = _engine(path, immutable=True)
+    engine = _engine(path, mode="ro&immutable=1")
     try:
         with engine.begin() as connection:
             version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
@@ -310,4 +353,12 @@ def _salvage(path: Path) -> list[Stored]:
     return list(saved.values())
 
 
-__all__ = ["SCHEMA_VERSION", "Store", "StoreError", "Stored", "open_store", "repair"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "Store",
+    "StoreError",
+    "Stored",
+    "open_store",
+    "open_to_read",
+    "repair",
+]
