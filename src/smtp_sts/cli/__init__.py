@@ -15,6 +15,7 @@ from smtp_sts import __version__
 
 #: command -> what it is for; the module `smtp_sts.cli.NAME` has it as an attribute of that name.
 COMMANDS: Final = {
+    "cache": "The policies that the running daemon keeps: list, show, refresh, purge.",
     "config": "Check the configuration, or print one that explains itself.",
     "lab": "A small Internet on this machine, with an attacker in it.",
     "query": "What an MTA would be told for a domain, and why.",

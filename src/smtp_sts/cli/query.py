@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+if TYPE_CHECKING:
+    from smtp_sts.config import Config
+
+#: `--server` without an address.
+CONFIGURED: Final = ""
+
 
 @click.command()
-@click.argument("domain")
+@click.argument("domain", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print the decision as JSON.")
-@click.option("--server", metavar="ADDRESS", help="Ask a running daemon: host:port or unix:/path.")
+@click.option(
+    "--server",
+    metavar="[ADDRESS]",
+    is_flag=False,
+    flag_value=CONFIGURED,
+    help="Ask a running daemon: that of the configuration, or where host:port or unix:/path is.",
+)
 @click.pass_obj
-def query(config_path: str | None, domain: str, as_json: bool, server: str | None) -> None:
+def query(
+    config_path: str | None, domain: str | None, as_json: bool, server: str | None
+) -> None:  # fmt: skip
     """Tell what applies to DOMAIN (a domain or a next hop as an MTA writes it), step by step.
 
     Status 0 where a policy was found or there is none, 1 where one is there and cannot be used, 2
@@ -24,20 +38,27 @@ def query(config_path: str | None, domain: str, as_json: bool, server: str | Non
     import msgspec
 
     from smtp_sts.config import ConfigError, load, parse_address
+    from smtp_sts.daemon.control import ControlError
     from smtp_sts.mta.client import ClientError, explain
     from smtp_sts.mta.lookup import look_up
     from smtp_sts.policy import NextHopError, policy_domain
 
+    if domain is None and server not in (None, CONFIGURED) and ":" not in str(server):
+        domain, server = server, CONFIGURED  # `query --server DOMAIN`
+    if domain is None:
+        raise click.UsageError("Missing argument 'DOMAIN'.")
     try:
         policy_domain(domain)
-        if server is not None:
+        if server == CONFIGURED:
+            data = _ask_configured(load(config_path), domain)
+        elif server is not None:
             data = asyncio.run(explain(parse_address(server), domain))
         else:
             data = asyncio.run(look_up(load(config_path), domain))
     except (NextHopError, ConfigError) as error:
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(2)
-    except (ClientError, OSError) as error:
+    except (ClientError, ControlError, OSError) as error:
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(3)
     if as_json:
@@ -45,6 +66,32 @@ def query(config_path: str | None, domain: str, as_json: bool, server: str | Non
     else:
         _print(data)
     sys.exit(_status(data))
+
+
+def _ask_configured(config: Config, domain: str) -> dict[str, Any]:
+    """Ask the daemon of this configuration: through its control socket, else where MTAs ask."""
+    import asyncio
+
+    from smtp_sts.config import ConfigError, control_address, listeners
+    from smtp_sts.daemon import control_client
+    from smtp_sts.daemon.control import ControlError
+    from smtp_sts.mta.client import ClientError, explain
+
+    if address := control_address(config):
+        try:
+            return next(control_client.ask(address, "query", [domain], answer=dict[str, Any]))
+        except control_client.NotRunning:
+            pass  # a daemon that could not open it answers MTAs all the same
+        except ControlError as error:
+            click.echo(f"smtp-sts: {error}; asking where MTAs ask", err=True)
+    spoken = (where for where, protocol in listeners(config).items() if protocol == "socketmap")
+    where = next(spoken, None)
+    if where is None:
+        raise ConfigError("policy.listen is empty: give --server an address")
+    try:
+        return asyncio.run(explain(where, domain))
+    except ClientError as error:
+        raise ClientError(f"no running daemon answers: {error}") from None
 
 
 def _status(data: dict[str, Any]) -> int:

@@ -16,12 +16,13 @@ from smtp_sts.config import Config, nameservers
 from smtp_sts.mta.profiles import replies
 from smtp_sts.net.dns import Dns, system_nameservers
 from smtp_sts.net.https import tls_context
-from smtp_sts.policy import policy_domain
+from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError, policy_domain
 from smtp_sts.resolver import overrides
 from smtp_sts.resolver.dane_state import find_dane
 from smtp_sts.resolver.decision import Decision, Step, as_data
 from smtp_sts.resolver.discovery import Reach, discover
 from smtp_sts.resolver.precedence import known, told, weigh
+from smtp_sts.store import Stored
 
 
 def reach_of(config: Config) -> Reach:
@@ -50,6 +51,35 @@ async def look_up(config: Config, next_hop: str) -> dict[str, Any]:
     decision = overrides.fixed(rule, domain, now) if rule else None
     if decision is None:
         decision = await _weighed(config, domain, now, rule)
+    return as_data(next_hop, decision, replies(decision))
+
+
+def as_kept(config: Config, next_hop: str, stored: Stored) -> dict[str, Any]:
+    """What a kept policy alone says of a next hop, in the form of `as_data`: no network is asked.
+
+    Raises ConfigError.
+    """
+    now = time.time()
+    decision = Decision(stored.domain, "no-policy", "no-record", "the policy kept has expired")
+    try:
+        policy = Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
+    except PolicyError as error:  # somebody else wrote into our file
+        decision = Decision(stored.domain, "no-policy", "sts-policy-invalid", str(error))
+    else:
+        if now < stored.expires_at:
+            decision = Decision(
+                stored.domain,
+                policy.mode,
+                "policy-found",
+                policy=policy,
+                policy_id=stored.policy_id,
+                source="cache",
+                fetched_at=stored.fetched_at,
+                expires_at=stored.expires_at,
+            )
+    if rule := overrides.find(overrides.read(config.overrides), stored.domain):
+        fixed = overrides.fixed(rule, stored.domain, now)
+        decision = fixed or overrides.adapt(rule, decision)
     return as_data(next_hop, decision, replies(decision))
 
 
