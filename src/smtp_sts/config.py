@@ -290,9 +290,10 @@ def parse(text: str, name: str = "configuration") -> Config:
     if not re.fullmatch(r"0?[0-7]{3}", config.policy.socket_mode):
         place = _place(text, name, ("policy", "socket_mode"))
         raise ConfigError(f'{place}policy.socket_mode: write an octal mode such as "0660"')
-    if not config.store.url.startswith("sqlite:///"):
-        raise ConfigError(
-            f"{_place(text, name, ('store', 'url'))}store.url: write sqlite:////path/to/file.db"
+    if not config.store.url.startswith(("sqlite:///", "postgresql://")):
+        raise ConfigError(  # the value may hold a password
+            f"{_place(text, name, ('store', 'url'))}store.url: write sqlite:////path/to/file.db "
+            "or postgresql://user@host/database"
         )
     return config
 
@@ -403,7 +404,8 @@ allow_private_addresses = false
 fetch_timeout = 60.0
 
 [store]
-# Where policies last: sqlite:///relative.db or sqlite:////absolute.db
+# Where policies last: sqlite:///relative.db or sqlite:////absolute.db, or, shared by the daemons
+# of many machines, postgresql://user@host/database (docs/fleet.md).
 url = "sqlite:////var/lib/smtp-sts/smtp-sts.db"
 
 [overrides]

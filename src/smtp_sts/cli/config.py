@@ -42,7 +42,7 @@ def check(config_path: str | None) -> None:
     click.echo(f"workers:       {daemon.worker_count(loaded)}")
     try:
         store = open_store(loaded.store.url)
-        click.echo(f"store:         {store.path}, {store.count()} policies")
+        click.echo(f"store:         {store.place}, {store.count()} policies")
         store.close()
     except StoreError as error:
         click.echo(f"smtp-sts: {error}", err=True)

@@ -20,6 +20,7 @@ import sys
 import time
 from typing import Final, NoReturn
 
+from smtp_sts import store
 from smtp_sts.config import (
     Address,
     Config,
@@ -72,6 +73,10 @@ def check(config: Config) -> None:
     sockets.owner_of(config.policy)
     sockets.control_owner_of(config.control)
     overrides.read(config.overrides)
+    try:
+        store.check(config.store.url)
+    except StoreError as error:
+        raise ConfigError(str(error)) from None
 
 
 def serve(config_path: str | None) -> None:
@@ -130,6 +135,8 @@ class _Supervisor:
             signal.signal(number, lambda caught, _frame: self._signals.add(caught))
 
     def _repair_store(self) -> None:
+        if store.is_shared(self._config.store.url):  # its trouble must not delay the sockets
+            return
         try:
             told = repair(self._config.store.url)
             if told:

@@ -1,5 +1,6 @@
 """What must last: policies with their id, fetch time and expiry, in SQLite by SQLAlchemy Core.
 
+What many machines share is in PostgreSQL instead: `postgresql.py`, behind the same interface.
 Promises: a policy that `put` returned from survives `kill -9`; trouble of any kind (missing, read
 only, corrupt, newer, full) comes out as `StoreError` with a sentence that says what to do; a file
 that is corrupt is set aside, never deleted, and what can still be read of it is kept.
@@ -55,8 +56,19 @@ _policies = Table(
 )
 
 
+#: How the URL of a store begins that many machines share.
+_SHARED: Final = "postgresql://"
+
+
 class StoreError(Exception):
-    """The store cannot be used now; the message says why and what to do."""
+    """The store cannot be used now; the message says why and what to do.
+
+    `lost` tells that it cannot be reached: it is to be opened anew.
+    """
+
+    def __init__(self, message: str, *, lost: bool = False) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 class Stored(msgspec.Struct, frozen=True):
@@ -101,6 +113,11 @@ class Store:
         self.path = path
         #: what another process writes is not seen: to be opened anew now and then
         self.read_only = read_only
+
+    @property
+    def place(self) -> str:
+        """Where the policies are, for people."""
+        return str(self.path)
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[Connection]:
@@ -204,6 +221,22 @@ class Store:
         with self._begin() as connection:
             return connection.execute(select(func.count()).select_from(_policies)).scalar_one()
 
+    def claim(self, domains: Sequence[str], holder: str) -> dict[str, Stored | None]:
+        """Those of these domains that `holder` may fetch now, with what is kept of each.
+
+        All of them: only a store that machines share has others to wait for. Raises StoreError.
+        """
+        kept = self.get(domains)
+        return {domain: kept.get(domain) for domain in domains}
+
+    def release(self, domains: Sequence[str], holder: str) -> None:
+        """Give claims back. Raises StoreError."""
+
+    def changes(self, seconds: float) -> dict[str, float]:
+        """What others may have written in the last so many seconds: domain -> a mark that changes
+        with each write. Nothing, where nobody else writes. Raises StoreError."""
+        return {}
+
     def close(self) -> None:
         """Give the file back."""
         self._engine.dispose()
@@ -226,8 +259,25 @@ def _explain(error: SQLAlchemyError, path: Path) -> str:
     return f"store {path}: {cause}"
 
 
+def is_shared(url: str) -> bool:
+    """Whether daemons of many machines keep their policies in this store."""
+    return url.startswith(_SHARED)
+
+
+def check(url: str) -> None:
+    """Raise StoreError for a URL that can never be opened here; nothing is opened."""
+    if is_shared(url):
+        from smtp_sts.store import postgresql
+
+        postgresql.check(url)
+
+
 def open_store(url: str) -> Store:
     """Open or make the store, read-only where it cannot be written. Raises StoreError."""
+    if is_shared(url):
+        from smtp_sts.store.postgresql import PostgresqlStore
+
+        return PostgresqlStore(url)
     path = _path_of(url)
     try:
         path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -301,6 +351,8 @@ def repair(url: str) -> str | None:
     Returns a sentence for the log where something was done, else None. Raises StoreError where the
     store is in trouble of another kind.
     """
+    if is_shared(url):  # the database looks after itself
+        return None
     path = _path_of(url)
     try:
         if _is_sound(path):
@@ -358,6 +410,8 @@ __all__ = [
     "Store",
     "StoreError",
     "Stored",
+    "check",
+    "is_shared",
     "open_store",
     "open_to_read",
     "repair",

@@ -1,0 +1,261 @@
+"""Policies in a real PostgreSQL: what lasts, who may write, and what is said where it cannot."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from smtp_sts.config import ConfigError, parse
+from smtp_sts.store import Store, Stored, StoreError, check, open_store
+
+from .cluster import PASSWORD, Cluster
+
+
+def stored(domain: str = "bob.example", fetched_at: float = 1000.0, id: str = "1") -> Stored:
+    return Stored(domain, id, "version: STSv1\r\n", fetched_at, 2000.0, 1500.0, fetched_at)
+
+
+def test_law_1_policies_last_and_the_later_fetch_wins(server: Cluster, database: str) -> None:
+    first, second = open_store(server.url(database)), open_store(server.url(database))
+    first.put([stored(), stored("b.example")])
+    second.put([stored(fetched_at=900.0, id="old")])
+    assert second.get(["bob.example", "c.example"]) == {"bob.example": stored()}
+    second.put([stored(fetched_at=1100.0, id="2")])
+    assert first.get(["bob.example"])["bob.example"].policy_id == "2"
+    first.postpone("b.example", 1700.0)
+    assert first.due(1600.0, 10) == ["bob.example"]
+    second.touch({"bob.example": 1900.0})
+    assert first.prune(1999.0, 1800.0) == 1
+    assert second.count() == 1
+    assert first.prune(2000.0, 0.0) == 1
+    first.close()
+    second.close()
+
+
+def test_due_policies_are_given_to_one_daemon_only(server: Cluster, database: str) -> None:
+    names = {f"d{n}.example" for n in range(200)}
+    stores = [open_store(server.url(database)) for _ in range(4)]
+    stores[0].put([stored(name) for name in names])
+    given: list[str] = []
+
+    def take(store: Store) -> None:
+        while some := store.due(1600.0, 7):
+            given.extend(some)
+
+    threads = [threading.Thread(target=take, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(given) == sorted(names)
+    assert stores[0].due(1600.0 + 59.0, 10) == []
+    assert len(stores[0].due(1600.0 + 61.0, 500)) == 200  # whoever took them has died
+    for store in stores:
+        store.close()
+
+
+def test_a_claim_is_one_holder_s_until_it_is_released_or_its_time_is_over(
+    server: Cluster, database: str
+) -> None:
+    store = open_store(server.url(database))
+    store.put([stored()])
+    assert store.claim(["bob.example", "c.example"], "one") == {
+        "bob.example": stored(),
+        "c.example": None,
+    }
+    assert store.claim(["bob.example"], "two") == {}
+    store.release(["bob.example"], "two")  # not its own
+    assert store.claim(["bob.example"], "two") == {}
+    store.release(["bob.example"], "one")
+    assert list(store.claim(["bob.example"], "two")) == ["bob.example"]
+    left = server.sql("SELECT until - extract(epoch FROM now()) FROM claims", database)
+    assert all(0 < float(seconds) < 60 for seconds in left)  # what kill -9 leaves
+    server.sql("UPDATE claims SET until = 0", database)
+    assert list(store.claim(["c.example"], "three")) == ["c.example"]
+    store.close()
+
+
+def test_many_that_come_at_once_make_the_tables_once(server: Cluster, database: str) -> None:
+    failed: list[Exception] = []
+
+    def come() -> None:
+        try:
+            open_store(server.url(database)).close()
+        except StoreError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=come) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert server.sql("SELECT version FROM smtp_sts_schema", database) == ["1"]
+
+
+def test_a_store_holds_one_connection(server: Cluster, database: str) -> None:
+    store = open_store(server.url(database))
+    for _ in range(3):
+        store.count()
+        store.put([stored()])
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+    assert server.sql(query) == ["1"]
+    store.close()
+
+
+def test_law_2_machines_whose_clocks_differ_agree_on_what_is_later_and_when_it_expires(
+    server: Cluster, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = time.time()
+    right = open_store(server.url(database))
+    right.put([msgspec.structs.replace(stored(fetched_at=now), expires_at=now + 500.0)])
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() - 3600.0)
+    slow = open_store(server.url(database))
+    kept = slow.get(["bob.example"])["bob.example"]
+    assert kept.expires_at - time.time() == pytest.approx(500.0, abs=3.0)
+    at = time.time() + 10.0  # ten seconds later, by a clock that is an hour behind
+    slow.put([stored(fetched_at=at, id="2")])
+    monkeypatch.undo()
+    found = right.get(["bob.example"])["bob.example"]
+    assert found.policy_id == "2"
+    assert found.fetched_at == pytest.approx(now + 10.0, abs=3.0)
+    right.close()
+    slow.close()
+
+
+def test_a_fetch_from_the_future_keeps_no_later_one_out(server: Cluster, database: str) -> None:
+    store = open_store(server.url(database))
+    now = time.time()
+    store.put([stored(fetched_at=now + 86400.0, id="future")])
+    store.put([stored(fetched_at=now, id="now")])
+    assert store.get(["bob.example"])["bob.example"].policy_id == "now"
+    store.close()
+
+
+def test_changes_are_told_by_the_clock_of_the_database(server: Cluster, database: str) -> None:
+    store = open_store(server.url(database))
+    store.put([stored(), stored("b.example")])
+    first = store.changes(30.0)
+    assert set(first) == {"bob.example", "b.example"}
+    store.put([stored(fetched_at=1100.0)])
+    second = store.changes(30.0)
+    assert second["bob.example"] > first["bob.example"]
+    assert second["b.example"] == first["b.example"]
+    server.sql("UPDATE policies SET changed_at = changed_at - 40", database)
+    assert store.changes(30.0) == {}
+    store.close()
+
+
+def test_a_database_that_hangs_or_stops_costs_seconds_and_is_used_again(
+    server: Cluster, database: str
+) -> None:
+    store = open_store(server.url(database))
+    store.put([stored()])
+    with server.frozen():
+        for _ in range(2):  # on a connection, and on the way to one
+            began = time.monotonic()
+            with pytest.raises(StoreError) as raised:
+                store.count()
+            assert raised.value.lost
+            assert time.monotonic() - began < 4.0
+    assert store.count() == 1
+    server.stop()
+    with pytest.raises(StoreError) as raised:
+        store.count()
+    assert raised.value.lost
+    server.start()
+    assert store.count() == 1
+    store.close()
+
+
+def newer(server: Cluster, database: str) -> str:
+    open_store(server.url(database)).close()
+    server.sql("UPDATE smtp_sts_schema SET version = 99", database)
+    return server.url(database)
+
+
+def no_right(server: Cluster, database: str) -> str:
+    server.sql(f'ALTER DATABASE "{database}" OWNER TO admin')
+    return server.url(database)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (newer, "written by a newer smtp-sts"),
+        (no_right, "docs/fleet.md"),
+        (lambda server, _: server.url("nowhere"), "createdb"),
+        (lambda server, name: server.url(name, user="eve"), "check user and password"),
+        (lambda server, name: server.tcp_url(name, 1), "Connection refused"),
+    ],
+)
+def test_a_database_that_cannot_be_used_says_why(
+    server: Cluster, database: str, url: Callable[[Cluster, str], str], says: str
+) -> None:
+    with pytest.raises(StoreError) as raised:
+        open_store(url(server, database))
+    assert says in str(raised.value)
+    assert PASSWORD not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("postgresql://me:sec%zzret@db/x", "write % as %25"),
+        ("postgresql://me:sec@ret@db/x", "write @ as %40"),
+        ("postgresql://me:sec/ret@db/x", "write @ as %40"),
+        ("postgresql://me:secret@db:port/x", "port"),
+        ("postgresql://me:secret@db:99999/x", "port"),
+        ("postgresql://me:secret@db/x?passwort=secret", "passwort"),
+        ("postgresql://me:secret@[::1/x", "]"),
+        ("postgresql://db/x?password=secret&nonsense=1", "nonsense"),
+    ],
+)
+def test_a_bad_url_is_told_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(StoreError) as raised:
+        check(url)
+    assert says in str(raised.value)
+    assert "sec" not in str(raised.value).replace("passwort", "")
+
+
+@pytest.mark.parametrize("url", ["postgres:/me:secret@db/x", "mysql://me:secret@db/x"])
+def test_a_store_of_another_kind_is_refused_without_its_password(url: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse(f'[store]\nurl = "{url}"\n')
+    assert "line 2" in str(raised.value)
+    assert "postgresql://" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_law_1_a_database_on_the_network_must_prove_who_it_is() -> None:
+    from smtp_sts.store.postgresql import _parameters
+
+    assert _parameters("postgresql://db.example/x")["sslmode"] == "verify-full"
+    assert "sslmode" not in _parameters("postgresql:///x?host=/run/postgresql")
+    assert "sslmode" not in _parameters("postgresql://127.0.0.1/x")
+    assert _parameters("postgresql://db.example/x?sslmode=require")["sslmode"] == "require"
+
+
+def test_a_missing_driver_is_told_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *arguments: Any, **more: Any) -> Any:
+        if name.split(".", maxsplit=1)[0] == "psycopg":
+            raise ImportError(name)
+        return real(name, *arguments, **more)
+
+    monkeypatch.delitem(sys.modules, "smtp_sts.store.postgresql", raising=False)
+    monkeypatch.delattr("smtp_sts.store.postgresql", raising=False)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(StoreError, match=r"pip install 'smtp-sts\[postgresql\]'"):
+        check("postgresql://db/x")
