@@ -1,0 +1,226 @@
+"""Reports as mail: what is sent, what is found in what others send (RFC 8460 section 5). No I/O.
+
+Promises: `compose` gives a message ready to be signed, of ASCII and CRLF and lines of at most 998
+bytes, whose header holds nothing but checked names; `open_report` finds the report in a mail or a
+file, or raises `EnvelopeError` or `ReportError`; nothing else comes out, whatever bytes go in.
+Must not: verify a signature. What the report says counts before what the mail says (section 5.6).
+"""
+
+from __future__ import annotations
+
+import base64
+import email
+import email.message
+import email.policy
+import email.utils
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Final
+
+import msgspec
+
+from smtp_sts.tlsrpt.errors import EnvelopeError, TlsrptError, shown
+from smtp_sts.tlsrpt.names import clean, domain_name, mail_address
+from smtp_sts.tlsrpt.packing import GZIP_MAGIC, MAX_PACKED, ZIP_MAGIC, pack, unpack
+from smtp_sts.tlsrpt.reading import ReadReport, read_json
+from smtp_sts.tlsrpt.report import Report
+
+MEDIA_TYPE_GZIP: Final = "application/tlsrpt+gzip"
+MEDIA_TYPE_JSON: Final = "application/tlsrpt+json"
+#: base64 makes four bytes of three, and a mail has a header.
+MAX_MAIL: Final = MAX_PACKED * 3 // 2
+#: What a DKIM signature is to cover, if present (sections 3 and 5.3).
+SIGNED_HEADERS: Final = (
+    "From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type",
+    "TLS-Report-Domain", "TLS-Report-Submitter", "TLS-Required",
+)  # fmt: skip
+_MAX_PARTS: Final = 50
+_UNIQUE: Final = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
+_JSON_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]|\xff\xfe|\xfe\xff")
+_HEADER_LINE: Final = re.compile(rb"(?:From |[!-9;-~]+[ \t]*:)")
+
+
+class Enclosed(msgspec.Struct, frozen=True):
+    """A report and what the mail around it says; "" where there was no mail, or it is silent.
+
+    `domain` and `submitter` are the TLS-Report-* headers, `file_name` is the attachment's.
+    """
+
+    read: ReadReport
+    domain: str = ""
+    submitter: str = ""
+    sender: str = ""
+    subject: str = ""
+    message_id: str = ""
+    file_name: str = ""
+
+
+def file_name(report: Report, policy_domain: str, unique: str) -> str:
+    """The name of the report's file (section 5.1). `unique` is letters and digits."""
+    if not _UNIQUE.fullmatch(unique):
+        raise EnvelopeError("unique-id", f"{shown(unique)} is not letters and digits")
+    begin, end = int(report.start.timestamp()), int(report.end.timestamp())
+    return f"{report.submitter}!{policy_domain}!{begin}!{end}!{unique}.json.gz"
+
+
+def subject(report: Report, policy_domain: str) -> str:
+    """The subject, unfolded (section 5.3)."""
+    return (
+        f"Report Domain: {policy_domain} Submitter: {report.submitter} "
+        f"Report-ID: <{report.report_id}>"
+    )
+
+
+def compose(
+    report: Report, policy_domain: str, recipient: str, unique: str, now: datetime
+) -> bytes:
+    """The mail that brings a report to a mailto: destination, unsigned.
+
+    It comes from the report's contact-info; `unique` (letters and digits) tells apart what one
+    sender reports at one time; `now` has a zone. Raises EnvelopeError and ReportError.
+    """
+    if not policy_domain or domain_name(policy_domain) != policy_domain:
+        raise EnvelopeError("policy-domain", f"{shown(policy_domain)} is no domain name")
+    if not recipient or mail_address(recipient) != recipient:
+        raise EnvelopeError("recipient", f"{shown(recipient)} is no mail address")
+    packed = pack(report.render())  # checks contact-info, and so the submitter, and the report-id
+    name = file_name(report, policy_domain, unique)
+    boundary = f"=_tlsrpt_{unique}"
+    lines = [
+        f"From: {report.contact_info}",
+        f"To: {recipient}",
+        # Section 5.3: FWS may stand between all words of the subject
+        f"Subject: {subject(report, policy_domain)}".replace(
+            " Submitter:", "\r\n Submitter:"
+        ).replace(" Report-ID:", "\r\n Report-ID:"),
+    ]
+    body = base64.encodebytes(packed).decode("ascii").splitlines()
+    lines += [
+        f"Date: {email.utils.format_datetime(now)}",
+        f"Message-ID: <{unique}.{report.report_id}>",
+        f"TLS-Report-Domain: {policy_domain}",
+        f"TLS-Report-Submitter: {report.submitter}",
+        "TLS-Required: No",  # RFC 8689 section 5; RFC 8460 section 3: despite any TLS failures
+        "Auto-Submitted: auto-generated",  # RFC 3834: no out-of-office answers
+        "MIME-Version: 1.0",
+        'Content-Type: multipart/report; report-type="tlsrpt";',
+        f' boundary="{boundary}"',
+        "",
+        "This is a multipart message in MIME format.",
+        "",
+        f"--{boundary}",
+        'Content-Type: text/plain; charset="us-ascii"',
+        "Content-Transfer-Encoding: 7bit",
+        "",
+        *_for_people(report, policy_domain),
+        "",
+        f"--{boundary}",
+        f"Content-Type: {MEDIA_TYPE_GZIP}",
+        "Content-Transfer-Encoding: base64",
+        "Content-Disposition: attachment;",
+        f' filename="{name}"',
+        "",
+        *body,
+        "",
+        f"--{boundary}--",
+        "",
+    ]
+    return "\r\n".join(lines).encode("ascii")
+
+
+def _for_people(report: Report, policy_domain: str) -> list[str]:
+    return [
+        f"This is an aggregate TLS report from {report.submitter}",
+        f"on mail it sent to {policy_domain}, as asked for by the record at",
+        f"_smtp._tls.{policy_domain} (RFC 8460).",
+        "",
+        f"From:     {report.start.isoformat()}",
+        f"To:       {report.end.isoformat()}",
+        f"Sessions: {report.successful} with TLS as the policy asks for, {report.failed} without",
+    ]
+
+
+def open_report(data: bytes) -> Enclosed:
+    """The report in a mail, in a gzip or ZIP file, or in a JSON file.
+
+    Raises EnvelopeError where none is found, ReportError where what was found is none.
+    """
+    if data.startswith((GZIP_MAGIC, ZIP_MAGIC)) or _JSON_START.match(data):
+        return Enclosed(read_json(unpack(data)))
+    if not _HEADER_LINE.match(data.lstrip()):
+        raise EnvelopeError(
+            "not-a-report", "neither JSON, nor gzip, nor ZIP, nor a mail: no TLS report"
+        )
+    return _open_mail(data.lstrip())
+
+
+def _open_mail(data: bytes) -> Enclosed:
+    if len(data) > MAX_MAIL:
+        raise EnvelopeError("mail-too-large", f"{len(data)} bytes; a mail has {MAX_MAIL} at most")
+    try:
+        # compat32: the newer policies parse header fields, and raise what they like on the way
+        message = email.message_from_bytes(data, policy=email.policy.compat32)
+        leaves = list(_leaves(message))
+    except RecursionError:
+        raise EnvelopeError("mail-too-deep", "the mail's parts are nested too deeply") from None
+    failure: TlsrptError | None = None
+    for part in sorted(leaves, key=_rank):
+        content = _content(part)
+        if not content.startswith((GZIP_MAGIC, ZIP_MAGIC)) and not _JSON_START.match(content):
+            continue
+        try:
+            read = read_json(unpack(content))
+        except TlsrptError as error:
+            failure = failure or error  # that of the likeliest part
+            continue
+        return Enclosed(
+            read=read,
+            domain=domain_name(_header(message, "TLS-Report-Domain")),
+            submitter=domain_name(_header(message, "TLS-Report-Submitter")),
+            sender=_header(message, "From"),
+            subject=_header(message, "Subject"),
+            message_id=_header(message, "Message-ID"),
+            file_name=_file_name(part),
+        )
+    if failure is not None:
+        raise failure
+    raise EnvelopeError(
+        "mail-no-report", f"no part of the mail holds a TLS report ({len(leaves)} parts seen)"
+    )
+
+
+def _leaves(message: email.message.Message) -> Iterator[email.message.Message]:
+    leaves = (part for part in message.walk() if not part.is_multipart())
+    for _, part in zip(range(_MAX_PARTS), leaves, strict=False):
+        yield part
+
+
+def _rank(part: email.message.Message) -> int:
+    """The likeliest part first: by media type, then by file name, then the rest."""
+    if "tlsrpt" in part.get_content_type():
+        return 0
+    if _file_name(part).lower().endswith((".json", ".gz", ".zip")):
+        return 1
+    return 3 if part.get_content_maintype() == "text" else 2
+
+
+def _file_name(part: email.message.Message) -> str:
+    try:
+        name = part.get_filename("")
+    except (ValueError, LookupError, TypeError, AttributeError):  # RFC 2231 gone wrong
+        return ""
+    return clean(name, 1024) if isinstance(name, str) else ""
+
+
+def _content(part: email.message.Message) -> bytes:
+    """The decoded content; base64 is read as far as it can be (Google's, for one)."""
+    try:
+        content = part.get_payload(decode=True)
+    except (ValueError, LookupError):
+        return b""
+    return content if isinstance(content, bytes) else b""
+
+
+def _header(message: email.message.Message, name: str) -> str:
+    return clean(str(message.get(name, "")), 1024)

@@ -1,0 +1,281 @@
+"""Reports as others write them: read whatever can be understood (RFC 8460 section 4.4). No I/O.
+
+Promises: `read_json` gives a report with a list of what was odd about it, or raises `ReportError`;
+nothing else comes out, whatever bytes go in. Every oddity it forgives was seen in a report of a
+large sender, or in one that another reader refused whole. Text of strangers is kept as it came, but
+for lone surrogates and its length; who prints it cleans it (`names.clean`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import msgspec
+
+from smtp_sts.tlsrpt.errors import ReportError, shown
+from smtp_sts.tlsrpt.names import domain_name
+from smtp_sts.tlsrpt.report import (
+    MAX_COUNT,
+    MAX_TEXT,
+    AppliedPolicy,
+    Failure,
+    PolicyResult,
+    Report,
+)
+from smtp_sts.tlsrpt.results import POLICY_TYPES, RESULTS
+
+#: JSON of one report, unpacked, bytes.
+MAX_JSON: Final = 32 * 1024 * 1024
+#: Commas and brackets in it: bounds the memory that values take once they are decoded.
+MAX_VALUES: Final = 1_500_000
+#: Sentences about oddities that are kept of one report.
+MAX_ODDITIES: Final = 20
+_MAX_LIST: Final = 1000
+
+_MARKS: Final = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
+_SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
+_COUNT: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
+
+
+class ReadReport(msgspec.Struct, frozen=True):
+    """A report, and sentences on what about it is not as RFC 8460 has it; "" for absent text."""
+
+    report: Report
+    oddities: tuple[str, ...]
+
+
+def read_json(body: bytes) -> ReadReport:
+    """Read one report. Raises ReportError."""
+    if len(body) > MAX_JSON:
+        raise ReportError("report-too-large", f"{len(body)} bytes of JSON; {MAX_JSON} at most")
+    reader = _Reader()
+    data = _decode(body, reader)
+    if not isinstance(data, dict):
+        raise ReportError("report-not-object", "the JSON is no object, so no TLS report")
+    return ReadReport(reader.report(data), tuple(reader.oddities))
+
+
+def _decode(body: bytes, reader: _Reader) -> object:
+    for mark, encoding in _MARKS:
+        if body.startswith(mark):
+            reader.odd("", "a byte-order mark at the start")
+            body = body[len(mark) :].decode(encoding, "replace").encode()
+            break
+    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+        raise ReportError("report-too-large", f"more than {MAX_VALUES} values in it")
+    try:
+        body.decode()
+    except UnicodeDecodeError as error:
+        reader.odd("", f"not UTF-8 at byte {error.start}")
+        body = body.decode("utf-8", "replace").encode()
+    try:
+        return msgspec.json.decode(body)
+    except msgspec.DecodeError as error:
+        raise ReportError("report-not-json", f"not JSON: {shown(str(error))}") from None
+    except RecursionError:
+        raise ReportError("report-too-deep", "nested too deeply for a report") from None
+
+
+class _Reader:
+    """Takes a decoded report apart and remembers what was odd."""
+
+    def __init__(self) -> None:
+        self.oddities: list[str] = []
+
+    def odd(self, place: str, message: str) -> None:
+        if len(self.oddities) < MAX_ODDITIES:
+            self.oddities.append(f"{place}: {message}" if place else message)
+
+    def report(self, data: dict[str, Any]) -> Report:
+        if "policies" not in data and "date-range" not in data:
+            raise ReportError("report-not-tls", "neither policies nor a date-range in it")
+        date_range = data.get("date-range")
+        if not isinstance(date_range, dict):
+            raise ReportError("report-no-date-range", "no date-range object", place="date-range")
+        start = self.moment("date-range.start-datetime", date_range.get("start-datetime"))
+        end = self.moment("date-range.end-datetime", date_range.get("end-datetime"))
+        if end < start:
+            self.odd("date-range", "ends before it begins")
+        elif end - start > timedelta(hours=24):
+            self.odd("date-range", "longer than a day")
+        policies = data.get("policies")
+        if isinstance(policies, dict):
+            self.odd("policies", "an object where an array belongs")
+            policies = [policies]
+        elif not isinstance(policies, list):
+            raise ReportError("report-no-policies", "no array of policies", place="policies")
+        return Report(
+            organization_name=self.text("organization-name", data.get("organization-name"), True),
+            start=start,
+            end=end,
+            contact_info=self.text("contact-info", data.get("contact-info"), True),
+            report_id=self.text("report-id", data.get("report-id"), True),
+            policies=tuple(
+                self.policy_result(f"policies[{i}]", p)
+                for i, p in enumerate(policies)
+                if self.is_object(f"policies[{i}]", p)
+            ),
+        )
+
+    def is_object(self, place: str, value: object) -> bool:
+        if isinstance(value, dict):
+            return True
+        self.odd(place, "no object: left out")
+        return False
+
+    def text(self, place: str, value: object, needed: bool = False) -> str:
+        """A string; "" for what is absent."""
+        if value is None or value == "":
+            if needed:
+                self.odd(place, "absent or empty")
+            return ""
+        if isinstance(value, bool | int | float):
+            self.odd(place, "a number where a string belongs")
+            value = str(value)
+        elif not isinstance(value, str):
+            self.odd(place, "no string: left out")
+            return ""
+        if len(value) > MAX_TEXT:
+            self.odd(place, f"longer than {MAX_TEXT} characters: cut")
+            value = value[:MAX_TEXT]
+        return _SURROGATE.sub("\ufffd", value)
+
+    def count(self, place: str, value: object) -> int:
+        if isinstance(value, str) and _COUNT.fullmatch(value.strip()):
+            self.odd(place, "a string where a number belongs")
+            value = int(value)
+        elif isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT:
+            return value
+        self.odd(place, "absent: taken as 0" if value is None else "no count: taken as 0")
+        return 0
+
+    def moment(self, place: str, value: object) -> datetime:
+        if not isinstance(value, str):
+            raise ReportError("report-date", "absent, or no string", place=place)
+        text = value.strip()
+        next_day = re.search(r"[Tt ]24:00(:00(\.0+)?)?", text)  # the RFC itself writes 0000-2400
+        if next_day:
+            text = text.replace("24:00", "00:00", 1)
+        text = re.sub(r"(:[0-9]{2}):60", r"\1:59", text)  # a leap second (RFC 3339 section 5.7)
+        try:
+            moment = datetime.fromisoformat(text)
+            if next_day:
+                moment += timedelta(days=1)
+            if moment.tzinfo is None:
+                self.odd(place, "no zone: taken as UTC")
+                return moment.replace(tzinfo=UTC)
+            return moment.astimezone(UTC)
+        except (ValueError, OverflowError):
+            raise ReportError(
+                "report-date", f"{shown(value)} is no date-time of RFC 3339", place=place
+            ) from None
+
+    def texts(self, place: str, value: object) -> tuple[str, ...]:
+        """An array of strings, or what some send in its place."""
+        if value is None or value == "":
+            return ()
+        if isinstance(value, str):
+            self.odd(place, "a string where an array belongs")
+            value = self.within(place, value)
+        elif not isinstance(value, list):
+            self.odd(place, "no array: left out")
+            return ()
+        if len(value) > _MAX_LIST:
+            self.odd(place, f"more than {_MAX_LIST} entries: cut")
+        entries = (self.text(f"{place}[{i}]", v) for i, v in enumerate(value[:_MAX_LIST]))
+        return tuple(filter(None, entries))
+
+    def within(self, place: str, value: str) -> list[Any]:
+        """The entries of a string: a JSON array, as Microsoft has it, or lines."""
+        if value.lstrip().startswith("["):
+            try:
+                inner = msgspec.json.decode(value)
+            except (msgspec.DecodeError, RecursionError, UnicodeEncodeError):
+                self.odd(place, "looks like JSON and is not")
+            else:
+                if isinstance(inner, list):
+                    return inner
+        return [line.strip() for line in value.splitlines()] or [value]
+
+    def policy_result(self, place: str, data: dict[str, Any]) -> PolicyResult:
+        policy, summary = data.get("policy"), data.get("summary")
+        if not isinstance(policy, dict):
+            self.odd(f"{place}.policy", "absent, or no object")
+            policy = {}
+        if not isinstance(summary, dict):
+            self.odd(f"{place}.summary", "absent, or no object")
+            summary = {}
+        details = data.get("failure-details")
+        where = f"{place}.failure-details"
+        if isinstance(details, dict):
+            self.odd(where, "an object where an array belongs")
+            details = [details]
+        elif not isinstance(details, list):
+            if "failure-details" in data:
+                self.odd(where, "no array: taken as empty")
+            details = []
+        return PolicyResult(
+            policy=self.policy(f"{place}.policy", policy),
+            successful=self.count(
+                f"{place}.summary.total-successful-session-count",
+                summary.get("total-successful-session-count"),
+            ),
+            failed=self.count(
+                f"{place}.summary.total-failure-session-count",
+                summary.get("total-failure-session-count"),
+            ),
+            failures=tuple(
+                self.failure(f"{where}[{i}]", f)
+                for i, f in enumerate(details)
+                if self.is_object(f"{where}[{i}]", f)
+            ),
+        )
+
+    def policy(self, place: str, data: dict[str, Any]) -> AppliedPolicy:
+        kind = self.text(f"{place}.policy-type", data.get("policy-type"), True)
+        if kind and kind not in POLICY_TYPES:
+            self.odd(f"{place}.policy-type", f"{shown(kind)} is no known type")
+        domain = self.text(f"{place}.policy-domain", data.get("policy-domain"), True)
+        mx = self.texts(f"{place}.mx-host", data.get("mx-host"))
+        if any(host.startswith("mx:") for host in mx):
+            self.odd(f"{place}.mx-host", 'entries begin with "mx:"')
+        return AppliedPolicy(
+            policy_type=kind,
+            policy_domain=domain_name(domain) or domain,
+            policy_string=self.texts(f"{place}.policy-string", data.get("policy-string")),
+            mx_host=tuple(host.removeprefix("mx:").strip() for host in mx),
+        )
+
+    def failure(self, place: str, data: dict[str, Any]) -> Failure:
+        kind = self.text(f"{place}.result-type", data.get("result-type"), True)
+        if kind and kind not in RESULTS:
+            self.odd(f"{place}.result-type", f"{shown(kind)} is no known type")
+
+        def text(name: str, *others: str) -> str:
+            given = next((n for n in (name, *others) if n in data), name)
+            if given != name:
+                self.odd(f"{place}.{given}", f"its name is {name}")
+            return self.text(f"{place}.{given}", data.get(given))
+
+        return Failure(
+            result_type=kind,
+            failed_session_count=self.count(
+                f"{place}.failed-session-count", data.get("failed-session-count")
+            ),
+            sending_mta_ip=text("sending-mta-ip"),
+            receiving_mx_hostname=text("receiving-mx-hostname"),
+            receiving_mx_helo=text("receiving-mx-helo"),
+            receiving_ip=text("receiving-ip"),
+            # the name in the prose of section 4.4, and the one in the example of appendix B
+            additional_information=text("additional-information", "additional-info-uri"),
+            failure_reason_code=text("failure-reason-code", "failure-error-code"),
+        )
