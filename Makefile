@@ -37,10 +37,11 @@ $(VENV)/test: $(VENV)/lab requirements/test.txt
 
 # Needs uv in the environment.
 LOCK := uv pip compile -q --universal --python-version 3.11 --generate-hashes \
-  --no-emit-index-url --custom-compile-command "make lock" --extra lab pyproject.toml
+  --no-emit-index-url --custom-compile-command "make lock"
 lock:
-	$(LOCK) -o requirements/lab.txt
-	$(LOCK) --extra postgresql --group test -o requirements/test.txt
+	$(LOCK) --extra lab pyproject.toml -o requirements/lab.txt
+	$(LOCK) --extra lab pyproject.toml --extra postgresql --group test -o requirements/test.txt
+	$(LOCK) requirements/readers.in -o requirements/readers.txt
 
 clean:
 	rm -rf $(VENV) bench/out
