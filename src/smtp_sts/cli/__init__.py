@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "config": "Check the configuration, or print one that explains itself.",
     "lab": "A small Internet on this machine, with an attacker in it.",
     "query": "What an MTA would be told for a domain, and why.",
+    "report": "TLS reports: show any of them.",
     "serve": "The policy daemon.",
 }
 

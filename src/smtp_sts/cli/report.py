@@ -1,0 +1,144 @@
+"""`smtp-sts report show FILE`: any TLS report, for people."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from smtp_sts.tlsrpt import Enclosed, PolicyResult
+
+#: Failures that are printed of one policy; --json has them all.
+MAX_ROWS = 50
+
+
+@click.group()
+def report() -> None:
+    """TLS reports (RFC 8460)."""
+
+
+@report.command()
+@click.argument("file", type=click.File("rb"))
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, made regular.")
+def show(file: Any, as_json: bool) -> None:
+    """Show the TLS report in FILE: JSON, gzip, ZIP or a whole mail; "-" for standard input.
+
+    Status 0 where no session failed, 1 where some did, 2 where FILE holds no report.
+    """
+    import msgspec
+
+    from smtp_sts.tlsrpt import TlsrptError, open_report
+    from smtp_sts.tlsrpt.envelope import MAX_MAIL
+
+    try:
+        enclosed = open_report(file.read(MAX_MAIL + 1))
+    except TlsrptError as error:
+        click.echo(f"smtp-sts: {_line(str(file.name))}: {error} ({error.slug})", err=True)
+        sys.exit(2)
+    except OSError as error:
+        click.echo(f"smtp-sts: {error}", err=True)
+        sys.exit(2)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(_as_json(enclosed)), indent=2))
+    else:
+        _print(enclosed)
+    sys.exit(1 if enclosed.read.report.failed else 0)
+
+
+def _as_json(enclosed: Enclosed) -> dict[str, Any]:
+    return {
+        "report": enclosed.read.report.plain(),
+        "oddities": enclosed.read.oddities,
+        "mail": {
+            "domain": enclosed.domain,
+            "submitter": enclosed.submitter,
+            "from": enclosed.sender,
+            "subject": enclosed.subject,
+            "message_id": enclosed.message_id,
+            "file_name": enclosed.file_name,
+        },
+    }
+
+
+def _print(enclosed: Enclosed) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False)
+    found = enclosed.read.report
+
+    def row(name: str, text: str, style: str = "") -> None:
+        console.print(Text(f"{name:<17}", style="bold"), Text(_line(text), style=style), sep="")
+
+    row("from", f"{found.organization_name or '?'}, {found.contact_info or 'no contact'}")
+    if enclosed.submitter and enclosed.submitter != found.submitter:
+        row("submitter", f"{enclosed.submitter} (of the mail; the report says otherwise)")
+    row("report id", found.report_id or "?")
+    row("begins", f"{found.start:%Y-%m-%d %H:%M:%S} UTC")
+    row("ends", f"{found.end:%Y-%m-%d %H:%M:%S} UTC")
+    row("sessions", f"{found.successful:,} as the policy asks for, {found.failed:,} failed")
+    for result in found.policies:
+        console.print()
+        _print_policy(console, result)
+    _print_meanings(console, enclosed)
+    if enclosed.read.oddities:
+        console.print()
+        console.print(Text("not as RFC 8460 has it", style="bold"))
+        for oddity in enclosed.read.oddities:
+            console.print(Text(f"  {_line(oddity)}"))
+
+
+def _print_policy(console: Console, result: PolicyResult) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    policy = result.policy
+    style = "red" if result.failed else "green"
+    title = f"{policy.policy_domain or '(domain not named)'}: {policy.policy_type or '?'}"
+    console.print(
+        Text(_line(title), style="bold"),
+        Text(f"  {result.successful:,} good, {result.failed:,} failed", style=style),
+        sep="",
+    )
+    for name, lines in (("policy", policy.policy_string), ("mx", policy.mx_host)):
+        for number, text in enumerate(lines):
+            console.print(Text(f"  {name if number == 0 else '':<15}{_line(text)}"))
+    if not result.failures:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("  sessions", justify="right")
+    for column in ("result", "from", "to", "EHLO", "reason"):
+        table.add_column(column, overflow="fold")
+    ordered = sorted(result.failures, key=lambda f: -f.failed_session_count)
+    for failure in ordered[:MAX_ROWS]:
+        to = f"{failure.receiving_mx_hostname} {failure.receiving_ip}"
+        reason = f"{failure.failure_reason_code} {failure.additional_information}"
+        cells = (failure.result_type, failure.sending_mta_ip, to, failure.receiving_mx_helo, reason)
+        table.add_row(f"{failure.failed_session_count:,}", *(Text(_line(cell)) for cell in cells))
+    console.print(table, soft_wrap=False)
+    if len(ordered) > MAX_ROWS:
+        console.print(Text(f"  and {len(ordered) - MAX_ROWS:,} more; --json prints them all"))
+
+
+def _print_meanings(console: Console, enclosed: Enclosed) -> None:
+    from rich.text import Text
+
+    from smtp_sts.tlsrpt import RESULTS
+
+    seen = {f.result_type for p in enclosed.read.report.policies for f in p.failures}
+    for name in (name for name in RESULTS if name in seen):
+        console.print()
+        console.print(Text(name, style="bold"))
+        console.print(Text(f"  {RESULTS[name].meaning}"))
+        console.print(Text(f"  {RESULTS[name].advice}"))
+
+
+def _line(text: str) -> str:
+    """A stranger's text as one line that a terminal prints and does not obey (law 5)."""
+    from smtp_sts.tlsrpt.names import clean
+
+    return clean(text, 1000)
