@@ -1,0 +1,47 @@
+"""What happened to one TLS session under one policy: what every source gives.
+
+Promises: an `Outcome` holds names, addresses and text that may stand in a report as they are; what
+a remote host said is cleaned and shortened before it gets here (law 5). No I/O.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from smtp_sts.tlsrpt import AppliedPolicy
+
+#: Which source saw it, so that none counts what another has counted.
+Source = Literal["datagram", "log", "own"]
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """How a session failed: the fields of a report's failure-details but for the count."""
+
+    result_type: str
+    sending_mta_ip: str = ""
+    receiving_mx_hostname: str = ""
+    receiving_mx_helo: str = ""
+    receiving_ip: str = ""
+    additional_information: str = ""
+    failure_reason_code: str = ""
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """One session under one policy.
+
+    `at` is seconds since the epoch. `domain` is the one whose `_smtp._tls` record counts, `record`
+    that record's text, "" where the source does not know it. `policy` is None where the source
+    knows none: it is then to be matched with what the MTA was told. `troubles` is empty where the
+    session failed for a reason that the source could not tell.
+    """
+
+    at: float
+    source: Source
+    domain: str
+    failed: bool
+    policy: AppliedPolicy | None = None
+    troubles: tuple[Trouble, ...] = ()
+    record: str = ""
+    mx_host: str = ""
