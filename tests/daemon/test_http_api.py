@@ -364,6 +364,7 @@ def test_aiohttp_is_loaded_only_where_somebody_listens() -> None:
                 assert not loads(process)
             config, http = config_of(world)
             with daemon(config, world.socket_path) as process:
+                assert await ask(UnixAddress(str(world.socket_path)), "postfix", "nobody.example")
                 assert (await get(http, "/v1/health")).status == 200
                 assert loads(process)
 
