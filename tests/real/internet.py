@@ -98,8 +98,13 @@ async def serve(description: dict[str, Any]) -> None:
         def session(
             handler: Receiver = handler, context: ssl.SSLContext | None = context
         ) -> asyncio.Protocol:
+            # No AUTH: Sendmail would add AUTH= to its MAIL, which aiosmtpd offers and then refuses.
             made: asyncio.Protocol = SMTP(
-                handler, hostname=handler.host, tls_context=context, loop=loop
+                handler,
+                hostname=handler.host,
+                tls_context=context,
+                auth_exclude_mechanism=["LOGIN", "PLAIN"],
+                loop=loop,
             )
             return made
 

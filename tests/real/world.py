@@ -98,6 +98,7 @@ SITES: Final = {
         Site("beside-outside.example", "mx.beside.example", "expired", "enforce", ("no.example",)),
         Site("beside-broken.example", "mx.beside.example", "expired", "enforce"),
         Site("beside-plain.example", "mx.beside.example", "expired", ""),
+        Site("also-plain.example", "mx.beside.example", "expired", ""),
         Site("lured.example", "mx.lure.example", "good", "enforce", ("mx.lured.example",)),
         Site("lure.example", "mx.lure.example", "good", "enforce"),
         _site(f"dane.{SIGNED}", "self-signed", "enforce", tlsa="good"),
