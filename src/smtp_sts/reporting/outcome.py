@@ -16,6 +16,10 @@ from smtp_sts.tlsrpt import AppliedPolicy
 Source = Literal["datagram", "log", "own"]
 
 
+#: Postfix's words: chain and name good; chain good, name not; no good chain; none to be looked at.
+Certificate = Literal["", "verified", "trusted", "untrusted", "anonymous"]
+
+
 class Trouble(msgspec.Struct, frozen=True):
     """How a session failed: the fields of a report's failure-details but for the count."""
 
@@ -34,7 +38,9 @@ class Outcome(msgspec.Struct, frozen=True):
     `at` is seconds since the epoch. `domain` is the one whose `_smtp._tls` record counts, `record`
     that record's text, "" where the source does not know it. `policy` is None where the source
     knows none: it is then to be matched with what the MTA was told. `troubles` is empty where the
-    session failed for a reason that the source could not tell.
+    session failed for a reason that the source could not tell. `tls` is what a log says of the
+    certificate, "" where the source gave its verdict on the policy itself; `mx_host` and `mx_ip`
+    are of the MX host, as far as known.
     """
 
     at: float
@@ -44,4 +50,6 @@ class Outcome(msgspec.Struct, frozen=True):
     policy: AppliedPolicy | None = None
     troubles: tuple[Trouble, ...] = ()
     record: str = ""
+    tls: Certificate = ""
     mx_host: str = ""
+    mx_ip: str = ""

@@ -1,0 +1,104 @@
+"""A log as lines, however it comes in blocks; and the times that stand in front of them. No I/O.
+
+Promises: no line, however long, is kept beyond `limit` bytes: longer ones are left out and counted.
+A time that cannot be is None, never an exception.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final
+
+#: Postfix cuts its records at 2,000 bytes, Exim at 8,192, rsyslog at 8,192.
+MAX_LINE: Final = 16 * 1024
+_MONTHS: Final = {
+    name: number
+    for number, name in enumerate(
+        b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1
+    )
+}  # fmt: skip
+_TOMORROW: Final = timedelta(days=1)
+
+
+class Lines:
+    """Cuts blocks of bytes into lines."""
+
+    def __init__(self, limit: int = MAX_LINE) -> None:
+        self._limit = limit
+        self._rest = b""
+        self._skipping = False
+        self.lines = 0
+        #: lines that were longer than the limit, and so were left out
+        self.too_long = 0
+
+    def feed(self, block: bytes) -> list[bytes]:
+        """The lines that end in this block, without their ends."""
+        pieces = block.split(b"\n")
+        if self._skipping:
+            if len(pieces) == 1:
+                return []
+            pieces[0] = b""  # what is left of the long line
+            self._skipping = False
+        else:
+            pieces[0] = self._rest + pieces[0]
+        self._rest = pieces.pop()
+        if len(self._rest) > self._limit:
+            self._rest, self._skipping = b"", True
+            self.too_long += 1
+        self.lines += len(pieces)
+        if pieces and len(max(pieces, key=len)) > self._limit:
+            kept = [line for line in pieces if len(line) <= self._limit]
+            self.too_long += len(pieces) - len(kept)
+            return kept
+        return pieces
+
+
+class Clock:
+    """Reads the times of syslog, one conversion a minute.
+
+    `now` is seconds since the epoch, and tells the year where a line has none: no line is of later
+    than a day from then. `zone` is that of times without one; None is the machine's.
+    """
+
+    def __init__(self, now: float, zone: tzinfo | None = None) -> None:
+        self._now = datetime.fromtimestamp(now, UTC)
+        self._zone = zone
+        self._minute = b""
+        self._epoch: float | None = None
+
+    def bsd(self, text: bytes) -> float | None:
+        """`Nov 25 03:53:46`, in seconds since the epoch."""
+        if text[:12] != self._minute:
+            self._minute, self._epoch = text[:12], self._bsd_minute(text)
+        return None if self._epoch is None else self._epoch + int(text[13:15])
+
+    def iso(self, text: bytes, zone: bytes) -> float | None:
+        """`2026-11-25T03:53:46` and `Z`, `+01:00`, `+0100` or nothing."""
+        minute = text[:16] + zone
+        if minute != self._minute:
+            self._minute, self._epoch = minute, self._iso_minute(minute.decode("ascii"))
+        return None if self._epoch is None else self._epoch + int(text[17:19])
+
+    def _bsd_minute(self, text: bytes) -> float | None:
+        month = _MONTHS.get(text[:3])
+        if month is None:
+            return None
+        day, hour, minute = int(text[4:6]), int(text[7:9]), int(text[10:12])
+        # the 29th of February may be eight years back
+        for year in range(self._now.year + 1, self._now.year - 9, -1):
+            try:
+                moment = datetime(year, month, day, hour, minute, tzinfo=self._zone).astimezone(UTC)
+            except (ValueError, OverflowError):
+                continue
+            if moment <= self._now + _TOMORROW:
+                return moment.timestamp()
+        return None
+
+    def _iso_minute(self, text: str) -> float | None:
+        try:
+            moment = datetime.fromisoformat(text)
+            if moment.tzinfo is None:
+                moment = moment.replace(tzinfo=self._zone)
+            return moment.timestamp()
+        except (ValueError, OverflowError, OSError):
+            return None

@@ -1,0 +1,171 @@
+"""Sessions read from Exim's main log."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smtp_sts.reporting.exim_log import EximLog
+from smtp_sts.reporting.lines import Clock
+from smtp_sts.reporting.outcome import Outcome
+
+AT = datetime(2026, 11, 25, 3, 53, 46, tzinfo=UTC).timestamp()
+HEAD = "2026-11-25 03:53:46 1tFabc-0000Ab-2C "
+HOST = "H=mx.bob.example [192.0.2.2]"
+ROUTE = "R=dnslookup T=remote_smtp"
+X = "X=TLS1.3:TLS_AES_256_GCM_SHA384:256"
+GOOD = f'=> x@bob.example {ROUTE} {HOST} {X} CV={{}} DN="CN=mx.bob.example" C="250 OK id=1"'
+
+
+def _read(*lines: str, own: tuple[str, ...] = ()) -> tuple[EximLog, list[Outcome]]:
+    taken: list[Outcome] = []
+    log = EximLog(taken.append, Clock(AT + 10, UTC), own)
+    for line in lines:
+        log.line((line if line.startswith(("2026", "Nov")) else HEAD + line).encode())
+    log.finish()
+    return log, taken
+
+
+@pytest.mark.parametrize(
+    ("cv", "tls", "policy"),
+    [("yes", "verified", None), ("no", "untrusted", None), ("dane", "verified", "tlsa")],
+)
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("", ""),
+        ("x@bob.example", "user <x@bob.example>"),
+        ("=> x@bob.example", "=> x@bob.example <alias@a.example>"),
+        ("=> x@bob.example", "=> x@bob.example F=<a@a.example>"),
+        (" H=", " S=1234 H="),
+        ("[192.0.2.2]", "[192.0.2.2]:25"),
+    ],
+)
+def test_a_session_that_carried_mail(
+    cv: str, tls: str, policy: str | None, change: tuple[str, str]
+) -> None:
+    _, taken = _read(
+        GOOD.format(cv).replace(*change) if change[0] else GOOD.format(cv), "Completed"
+    )
+    assert [(o.at, o.domain, o.failed, o.tls, o.mx_host, o.mx_ip) for o in taken] == [
+        (AT, "bob.example", False, tls, "mx.bob.example", "192.0.2.2")
+    ]
+    assert (taken[0].policy and taken[0].policy.policy_type) == policy
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "2026-11-25 03:53:46.123 1tFabc-0000Ab-2C ",
+        "2026-11-25 04:53:46 +0100 1tFabc-0000Ab-2C ",
+        "2026-11-25 03:53:46 [1234] 1tFabc-0000Ab-2C ",
+        "2026-11-25 03:53:46 1tFabc-00000000Ab0-2CxY ",
+        "Nov 25 03:53:46 alice exim[77]: 2026-11-25 03:53:46 1tFabc-0000Ab-2C ",
+    ],
+)
+def test_the_heads_of_lines(head: str) -> None:
+    _, taken = _read(head + GOOD.format("yes"))
+    assert [o.at for o in taken] == [AT]
+
+
+NOT_OFFERED = "a TLS session is required, but the server did not offer TLS support"
+UNVERIFIED = "TLS session: (certificate verification failed): certificate invalid"
+
+
+@pytest.mark.parametrize(
+    ("evidence", "reason", "result"),
+    [
+        ([], NOT_OFFERED, "starttls-not-supported"),
+        ([], "a TLS session is required, but an attempt to start TLS failed",
+         "validation-failure"),
+        ([], UNVERIFIED, "certificate-not-trusted"),
+        (['[192.0.2.2] SSL verify error: certificate name mismatch: DN="CN=x" H="mx.bob.example"'],
+         UNVERIFIED, "certificate-host-mismatch"),
+        (["[192.0.2.2] SSL verify error: depth=0 error=certificate has expired cert=/CN=x"],
+         UNVERIFIED, "certificate-expired"),
+        ([], "TLS session: (gnutls_handshake): The TLS connection was non-properly terminated.",
+         "validation-failure"),
+        ([], "DANE error: tlsa lookup DEFER", "dnssec-invalid"),
+    ],
+)  # fmt: skip
+def test_a_host_that_failed_is_counted_once_for_the_deferred_domain(
+    evidence: list[str], reason: str, result: str
+) -> None:
+    log, taken = _read(
+        *evidence, f"{HOST}: {reason}", f"== x@bob.example {ROUTE} defer (-37) {HOST}: {reason}"
+    )
+    assert [(o.domain, o.failed, o.troubles[0].result_type, o.mx_ip) for o in taken] == [
+        ("bob.example", True, result, "192.0.2.2")
+    ]
+    assert log.unattributed == 0
+
+
+def test_a_host_that_failed_before_another_took_the_mail() -> None:
+    good = GOOD.format("yes").replace("mx.bob", "mx2.bob")
+    _, taken = _read(f"{HOST}: {NOT_OFFERED}", good, "Completed")
+    assert sorted((o.failed, o.mx_host, o.domain) for o in taken) == [
+        (False, "mx2.bob.example", "bob.example"),
+        (True, "mx.bob.example", "bob.example"),
+    ]
+
+
+def test_a_failure_that_could_be_of_two_domains_is_counted_and_not_guessed() -> None:
+    good = GOOD.format("yes")
+    log, taken = _read(
+        f"{HOST.replace('mx', 'mx9')}: {NOT_OFFERED}", good, good.replace("bob", "eve"), "Completed"
+    )
+    assert (len(taken), log.unattributed) == (2, 1)
+    assert not any(o.failed for o in taken)
+
+
+def test_a_refusal_that_is_not_of_tls_is_none_of_ours() -> None:
+    _, taken = _read(
+        f"{HOST} Connection timed out",
+        f"== x@bob.example {ROUTE} defer (110): Connection timed out",
+        f"** x@bob.example {ROUTE} {HOST} {X} CV=yes: SMTP error from remote mail server: 550 no",
+    )
+    assert taken == []
+
+
+def test_mail_without_tls_is_counted_apart() -> None:
+    log, taken = _read(f'=> x@bob.example {ROUTE} {HOST} C="250 {X} CV=yes"')
+    assert (taken, log.plain) == ([], 1)
+
+
+def test_our_own_reports_are_left_out() -> None:
+    log, taken = _read(
+        "<= tlsrpt@a.example U=x P=local S=1", GOOD.format("yes"), own=("tlsrpt@a.example",)
+    )
+    assert (taken, log.own) == ([], 1)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f'=> x@bob.example {ROUTE} {HOST} X=a CV=no DN="CN=\\" H=mx.v [192.0.2.9] CV=yes" C="250"',
+        f'=> "x@victim.example {ROUTE} {HOST} {X} CV=yes "@bob.example {ROUTE} {HOST} {X} CV=no',
+        f'{HOST}: SMTP error from remote mail server after EHLO: 451 {NOT_OFFERED}',
+        f'{HOST}: SMTP error: 451 2026-11-25 03:53:46 1tFabc-0000Ab-2C {HOST}: {NOT_OFFERED}',
+        f"2026-11-25 03:53:46 rejected EHLO from [192.0.2.6]: {HEAD}{HOST}: {NOT_OFFERED}",
+        f"2026-11-25 03:53:46 SMTP syntax error in \"{HEAD}{HOST}: {NOT_OFFERED}\" H=x [192.0.2.6]",
+    ],
+)  # fmt: skip
+def test_law_5_a_forged_line_makes_no_failure_and_names_no_victim(line: str) -> None:
+    _, taken = _read(line, "Completed")
+    assert not [o for o in taken if o.failed or o.domain != "bob.example" or o.tls == "verified"]
+
+
+_words = st.sampled_from(
+    [HEAD, HOST, ROUTE, X, "=> ", "== ", "x@y.example ", NOT_OFFERED, "Completed", '"', ": ", "CV="]
+)
+
+
+@given(st.lists(st.one_of(_words, st.text(max_size=8)), max_size=10))
+def test_any_line_is_taken(words: list[str]) -> None:
+    log = EximLog(lambda outcome: None, Clock(AT, UTC), ("a@b.example",))
+    for _ in range(2):
+        log.line((HEAD + "".join(words)).encode("utf-8", "replace"))
+    log.finish()
