@@ -40,7 +40,7 @@ def _deferred(reason: str, dsn: str = "4.7.5") -> str:
 
 
 def _trouble(result: str, reason: str) -> Trouble:
-    return Trouble(result, receiving_mx_hostname=host, receiving_ip=ip, failure_reason_code=reason)
+    return Trouble(result, "", "mx.bob.example", "", "192.0.2.2", "", reason)
 
 
 @pytest.mark.parametrize("word", ["Verified", "Trusted", "Untrusted", "Anonymous"])
