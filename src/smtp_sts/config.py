@@ -114,6 +114,8 @@ class LogSection(Struct, frozen=True, forbid_unknown_fields=True):
     """`[log]`: what is written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    counts_interval: Annotated[float, Meta(ge=1)] = 3600.0
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
@@ -428,4 +430,8 @@ group = ""
 [log]
 # debug, info, warning or error; to standard error.
 level = "info"
+# "text", or "json": one object a line with time, level, event, domain, outcome, reason, policy_id.
+format = "text"
+# What was counted is logged this often, in one line; at once at SIGUSR1.
+counts_interval = 3600.0
 """

@@ -2,8 +2,9 @@
 
 Promises: a worker that dies is replaced; SIGHUP re-reads the configuration and, where it is good,
 starts new workers on the same sockets while the old ones finish with their clients; a bad one is
-logged and changes nothing; SIGTERM ends everything within two seconds or so. Trouble with the store
-is logged and does not keep the daemon from answering (law 4: mail must not wait for our disk).
+logged and changes nothing; SIGUSR1 has logged what was counted; SIGTERM ends everything within two
+seconds or so. Trouble with the store or the control socket is logged and does not keep the daemon
+from answering (law 4: mail must not wait for our disk).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from smtp_sts.config import (
     listeners,
     load,
 )
-from smtp_sts.daemon import peers, sockets, worker
+from smtp_sts.daemon import log, peers, sockets, worker
 from smtp_sts.net.https import tls_context
 from smtp_sts.resolver import overrides
 from smtp_sts.store import StoreError, open_store, repair
@@ -51,15 +52,6 @@ def worker_count(config: Config) -> int:
     """`[policy] workers`, or one a core, at most 4."""
     cores = len(os.sched_getaffinity(0))
     return config.policy.workers or min(cores, MAX_DEFAULT_WORKERS)
-
-
-def set_up_logging(level: str) -> None:
-    """Log to standard error, one line an event."""
-    logging.basicConfig(
-        level=level.upper(), stream=sys.stderr, force=True,
-        format="smtp-sts[%(process)d] %(levelname)s %(message)s",
-    )  # fmt: skip
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 def check(config: Config) -> None:
@@ -83,7 +75,7 @@ def serve(config_path: str | None) -> None:
     """Run the daemon until SIGTERM. Raises ConfigError or ListenError where it cannot start."""
     config = load(config_path)
     check(config)
-    set_up_logging(config.log.level)
+    log.set_up(config.log)
     _Supervisor(config_path, config).run()
 
 
@@ -119,7 +111,10 @@ class _Supervisor:
         gc.set_threshold(*GC_THRESHOLDS)
         self._start_all()
         where = ", ".join(str(address) for address in self._open) or "sockets of systemd"
-        _log.info("ready on %s with %d workers", where, len(self._workers))
+        _log.info(
+            "ready on %s with %d workers", where, len(self._workers),
+            extra={"fields": {"event": "ready", "workers": len(self._workers)}},
+        )  # fmt: skip
         sockets.notify("READY=1")
         try:
             self._loop()
@@ -131,7 +126,9 @@ class _Supervisor:
         for end in (self._wake, self._waker):
             end.setblocking(False)
         signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+        for number in (
+            signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGUSR1,
+        ):  # fmt: skip
             signal.signal(number, lambda caught, _frame: self._signals.add(caught))
 
     def _repair_store(self) -> None:
@@ -238,6 +235,8 @@ class _Supervisor:
             if caught & {signal.SIGTERM, signal.SIGINT}:
                 return
             self._reap()
+            if signal.SIGUSR1 in caught:
+                self._tell_counts()
             if signal.SIGHUP in caught:
                 self._reload()
             now = time.monotonic()
@@ -261,9 +260,16 @@ class _Supervisor:
                 _log.error(
                     "worker %d ended by itself (status %d); starting another",
                     index, os.waitstatus_to_exitcode(status),
+                    extra={"fields": {"event": "worker-ended", "worker": index}},
                 )  # fmt: skip
                 young = time.monotonic() - since < RESTART_SECONDS
                 self._restarts.append((time.monotonic() + (RESTART_SECONDS if young else 0), index))
+
+    def _tell_counts(self) -> None:
+        """The first worker knows what all have counted."""
+        for pid, (index, _) in self._workers.items():
+            if index == 0:
+                os.kill(pid, signal.SIGUSR1)
 
     def _reload(self) -> None:
         sockets.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -274,10 +280,13 @@ class _Supervisor:
                 self._listen(config)
             self._listen_control(config)
         except (ConfigError, OSError) as error:
-            _log.error("configuration not taken, going on with the one before: %s", error)
+            _log.error(
+                "configuration not taken, going on with the one before: %s", error,
+                extra={"fields": {"event": "configuration-refused"}},
+            )  # fmt: skip
         else:
             self._config = config
-            set_up_logging(config.log.level)
+            log.set_up(config.log)
             self._repair_store()
             old, self._workers, self._restarts = self._workers, {}, []
             before = self._peers
@@ -291,7 +300,10 @@ class _Supervisor:
                     os.kill(pid, signal.SIGUSR2)
             for listener in before:
                 listener.close()
-            _log.info("configuration taken, %d new workers", len(self._workers))
+            _log.info(
+                "configuration taken, %d new workers", len(self._workers),
+                extra={"fields": {"event": "configuration-taken"}},
+            )  # fmt: skip
         sockets.notify("READY=1")
 
     def _stop(self) -> None:

@@ -191,7 +191,10 @@ class Control:
         if request.command in ("refresh", "purge"):
             who = _user_of(writer.get_extra_info("socket"))
             for domain in _domains(request, MAX_DOMAINS):
-                _log.warning("%s: %s asked for by user %d", domain, request.command, who)
+                _log.warning(
+                    "%s: %s asked for by user %d", domain, request.command, who,
+                    extra={"fields": {"event": request.command, "domain": domain, "user": who}},
+                )  # fmt: skip
 
     # -- commands -----------------------------------------------------------------------------
 

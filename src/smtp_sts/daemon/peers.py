@@ -17,7 +17,8 @@ import os
 import socket
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Literal, cast
 
 import msgspec
@@ -36,7 +37,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
     """`forget` wants no reply; `domains` are those of `upkeep`, `before` is of `purge`."""
 
     number: int
-    what: Literal["decide", "refresh", "forget", "renew", "purge", "upkeep"]
+    what: Literal["decide", "refresh", "forget", "renew", "purge", "upkeep", "counts"]
     domain: str = ""
     domains: tuple[str, ...] = ()
     force: bool = False
@@ -44,13 +45,14 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
-    """`decision` answers `decide`, `renewal` `renew`, `lasting` `purge`, `upkeep` `upkeep`."""
+    """`decision` answers `decide`, `renewal` `renew`, `lasting` `purge`, the others their own."""
 
     number: int
     decision: Decision | None = None
     renewal: Renewal | None = None
     lasting: bool = True
     upkeep: tuple[Upkeep | None, ...] = ()
+    counts: dict[str, int] = {}
 
 
 _calls: Final = msgspec.msgpack.Decoder(Call)
@@ -101,7 +103,8 @@ class Peers:
     """The workers of one daemon, as one of them sees them."""
 
     def __init__(self, index: int, listeners: Sequence[socket.socket], resolver: Resolver,
-                 forget: Callable[[str], None], elders: Sequence[bytes] = ()) -> None:  # fmt: skip
+                 forget: Callable[[str], None], elders: Sequence[bytes],
+                 counts: Mapping[str, int]) -> None:  # fmt: skip
         self._index = index
         self._count = len(listeners)
         self._addresses = [*(sock.getsockname() for sock in listeners), *elders]
@@ -110,6 +113,7 @@ class Peers:
         self._listener = listeners[index]
         self._resolver = resolver
         self._forget = forget
+        self._counts = counts
         self._links: dict[int, _Link] = {}
         self._waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
         self._numbers = itertools.count()
@@ -180,6 +184,18 @@ class Peers:
             found.update((d, one) for d, one in zip(share, told, strict=True) if one is not None)
         return found
 
+    async def counts(self) -> dict[str, int]:
+        """What all workers have counted since they were started."""
+        total = Counter(self._counts)
+        for index in range(self._count):
+            if index != self._index:
+                try:
+                    async with asyncio.timeout(PEER_SECONDS):
+                        total.update((await self._call(index, "counts")).counts)
+                except OSError as error:
+                    _log.warning("worker %d cannot be reached: %s", index, error or "no answer")
+        return dict(total)
+
     async def purge(self, domain: str, before: float) -> tuple[bool, int]:
         """Have every worker forget a domain, those of before a reload too.
 
@@ -231,7 +247,7 @@ class Peers:
     async def _call(
         self,
         index: int,
-        what: Literal["decide", "refresh", "renew", "purge", "upkeep"],
+        what: Literal["decide", "refresh", "renew", "purge", "upkeep", "counts"],
         domain: str = "",
         *,
         domains: tuple[str, ...] = (),
@@ -314,6 +330,8 @@ class Peers:
         elif call.what == "upkeep":
             upkeep = tuple(self._resolver.upkeep(domain) for domain in call.domains)
             link.send(Reply(call.number, upkeep=upkeep))
+        elif call.what == "counts":
+            link.send(Reply(call.number, counts=dict(self._counts)))
         else:
             link.send(Reply(call.number, await self._resolver.decide(call.domain)))
 

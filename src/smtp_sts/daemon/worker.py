@@ -2,7 +2,8 @@
 
 Promises: SIGTERM answers what was asked, saves what waits and ends within two seconds; SIGUSR2
 (retire, after a reload) takes no new connections and goes when the last client has gone. No input
-ends the process. Must not: open listening sockets (the supervisor's part).
+ends the process. SIGUSR1 has the first worker log what all have
+counted. Must not: open listening sockets (the supervisor's part).
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ async def run(
     )
     if index == 0:
         _tell_of_dane(config, resolver)
-    peers = Peers(index, peer_listeners, resolver, table.forget, elders)
+    peers = Peers(index, peer_listeners, resolver, table.forget, elders, counts)
     resolver.on_change = peers.changed
     await peers.start()
     service = Service(peers.decide, table, counts)
@@ -107,29 +108,48 @@ async def run(
     listeners = [one for one in listeners if index == 0 or one.protocol != "control"]
     for protocol, sock in listeners:
         _accept_on(loop, sock, service, speakers[protocol])
-    background = asyncio.create_task(_background(config, keeper, peers)) if index == 0 else None
+    background: list[asyncio.Task[None]] = []
+    if index == 0:
+        asked = asyncio.Event()
+        loop.add_signal_handler(signal.SIGUSR1, asked.set)
+        background = [
+            asyncio.create_task(_background(config, keeper, peers)),
+            asyncio.create_task(_tell_counts(config.log.counts_interval, asked, peers)),
+        ]
     ready()
 
     waits = [asyncio.create_task(ended.wait()), asyncio.create_task(retired.wait())]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for _, sock in listeners:
         loop.remove_reader(sock.fileno())
-    if background is not None:
-        background.cancel()
+    for task in background:
+        task.cancel()
     if not ended.is_set():
         await _until_idle(service, ended)
     await _drain(service)
-    for task in (*waits, background):
-        if task is not None:
-            task.cancel()
+    for wait in waits:
+        wait.cancel()
     await control.close()
     peers.close()
     await resolver.close()
     await keeper.close()
     if counts:
-        _log.info(
-            "worker %d counted: %s", index, ", ".join(f"{k} {n}" for k, n in sorted(counts.items()))
-        )
+        _log_counts(f"worker {index} counted", counts)
+
+
+def _log_counts(who: str, counts: dict[str, int]) -> None:
+    listed = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()))
+    fields = {"event": "counts", "counts": dict(sorted(counts.items()))}
+    _log.info("%s: %s", who, listed or "nothing", extra={"fields": fields})
+
+
+async def _tell_counts(interval: float, asked: asyncio.Event, peers: Peers) -> None:
+    """Log what all workers have counted, once in an interval (seconds) and when asked."""
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), interval)
+        asked.clear()
+        _log_counts("counted since the start", await peers.counts())
 
 
 def _tell_of_dane(config: Config, resolver: Resolver) -> None:
@@ -212,6 +232,9 @@ async def _background(config: Config, keeper: Keeper, peers: Peers) -> None:
             pruned = time.monotonic()
             gone = await keeper.prune(now, now - config.policy.unused_days * DAY)
             if gone:
-                _log.info("deleted %d policies that are expired or unused", gone)
+                _log.info(
+                    "deleted %d policies that are expired or unused", gone,
+                    extra={"fields": {"event": "pruned", "policies": gone}},
+                )  # fmt: skip
         if len(due) < BACKGROUND_BATCH:
             await asyncio.sleep(BACKGROUND_SECONDS)

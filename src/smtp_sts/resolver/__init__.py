@@ -62,8 +62,9 @@ _log = logging.getLogger(__name__)
 class _State:
     """What one process knows of a domain; times are seconds since the epoch."""
 
-    __slots__ = ("dane", "detail", "failed", "failures", "look", "next_check", "policy", "reason",
-                 "retry_at", "started", "steps", "stored", "task", "unread", "used_at")  # fmt: skip
+    __slots__ = ("dane", "detail", "failed", "failures", "fetch_failed", "look", "next_check",
+                 "policy", "reason", "retry_at", "started", "steps", "stored", "task", "told",
+                 "unread", "used_at")  # fmt: skip
 
     def __init__(self) -> None:
         self.stored: Stored | None = None
@@ -76,11 +77,15 @@ class _State:
         self.failures = 0
         #: the last look that found no policy: when, the reason, and in words
         self.failed = (0.0, "", "")
+        #: why the last fetch failed: the reason, and in words
+        self.fetch_failed = ("", "")
         self.used_at = 0.0
         self.started = 0.0
         self.task: asyncio.Task[Decision] | None = None
         self.dane: Known | None = None
         self.look: asyncio.Task[None] | None = None
+        #: the decision that the log tells of: a policy, or why there is none
+        self.told: Policy | tuple[str, str] | None = None
         #: the store could not be read: that there is no policy is not known yet
         self.unread = False
 
@@ -251,6 +256,7 @@ class Resolver:
                 state.policy = Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
                 state.stored = _slim(stored, domain)
                 state.reason = "policy-found"
+                state.told = state.policy
             except PolicyError as error:  # somebody else wrote into our file
                 self._count("store-invalid")
                 _log.error("%s: the policy in the store is not valid: %s", domain, error)
@@ -311,9 +317,17 @@ class Resolver:
         least, most = DANE_TTL
         state.dane = known(found, self._clock() + min(max(found.ttl, least), most))
         self._count(f"dane-{found.verdict}")
-        if (before.verdict if before else "insecure") != found.verdict:
-            _log.info("%s: DANE: %s: %s", domain, found.verdict, found.text)
-            self.on_change(domain)
+        decides = {"dane": "dane", "indeterminate": "temporary-failure"}
+        outcome = decides.get(found.verdict)
+        if (decides.get(before.verdict) if before else None) == outcome:
+            return
+        _log.info(
+            "%s: DANE %s: %s", domain, "decides" if outcome else "no longer decides", found.text,
+            extra={"fields": {
+                "event": "dane", "domain": domain, "verdict": found.verdict, "detail": found.text,
+            }},
+        )  # fmt: skip
+        self.on_change(domain)
 
     def _looked(self, domain: str, state: _State, look: asyncio.Task[None]) -> None:
         self._looks.discard(look)
@@ -371,10 +385,14 @@ class Resolver:
         left = state.started + self.settings.answer_timeout - asyncio.get_running_loop().time()
         if left > 0:
             await asyncio.wait([task], timeout=left)
+        if not task.done():
+            if not isinstance(state.told, tuple):  # once, not with each query
+                self._tell_none(domain, state, "discovery-timeout", "it goes on")
+            return self._count_timeout(domain, "discovery-timeout")  # law 4: fail open
         if task.cancelled() and self._states.get(domain) is not state:  # purged: begin anew
             return await self._decide(domain, self._states.get(domain) or await self._read(domain))
-        if not task.done() or task.cancelled():
-            return self._count_timeout(domain, "discovery-timeout")  # law 4: fail open
+        if task.cancelled():  # by a drain
+            return self._count_timeout(domain, "discovery-timeout")
         if task.exception() is not None:
             return self._without(domain, state, "network")
         return task.result()
@@ -419,10 +437,15 @@ class Resolver:
         if found.result == "unchanged" and live is not None:
             state.next_check = now + settings.recheck_interval
             return _decision(domain, state, live, min(live.expires_at, state.next_check), "cache")
-        self._count(found.reason)
+        if waits := found.reason == "sts-policy-fetch-error" and not found.fetch_failed:
+            # Nothing was fetched, for the last fetch has failed: for its reason there is no policy.
+            reason, detail = state.fetch_failed
+            found = msgspec.structs.replace(found, reason=reason, detail=detail)
+        self._count("fetch-waits" if waits else found.reason)
         state.failed = (now, found.reason, found.detail)
         if found.fetch_failed:
             state.failures += 1
+            state.fetch_failed = (found.reason, found.detail)
             wait = settings.retry_interval * 2 ** min(state.failures - 1, BACKOFF_DOUBLINGS)
             state.retry_at = now + (wait if live is not None else settings.retry_interval)
         if live is not None:
@@ -436,14 +459,18 @@ class Resolver:
                         "%s: refresh failed (%s), the cached policy applies until it expires in "
                         "%d s: %s",
                         domain, found.reason, live.expires_at - now, found.detail,
+                        extra={"fields": {
+                            "event": "refresh-failed", "domain": domain,
+                            "outcome": state.policy.mode, "reason": found.reason,
+                            "detail": found.detail, "policy_id": live.policy_id,
+                            "failures": state.failures,
+                        }},
                     )  # fmt: skip
             return _decision(domain, state, live, min(live.expires_at, state.next_check), "cache")
         if state.stored is not None:
             state.stored = state.policy = None
             self.on_change(domain)
-        if (found.reason, found.detail) != (state.reason, state.detail):
-            level = logging.DEBUG if found.reason == "no-record" else logging.INFO
-            _log.log(level, "%s: no policy (%s): %s", domain, found.reason, found.detail)
+        self._tell_none(domain, state, found.reason, found.detail)
         state.reason, state.detail = found.reason, found.detail
         state.next_check = now + (
             settings.error_ttl if found.reason == "dns-error"
@@ -451,6 +478,25 @@ class Resolver:
             else settings.negative_ttl
         )  # fmt: skip
         return self._without(domain, state, "network")
+
+    def _tell_none(self, domain: str, state: _State, reason: str, detail: str) -> None:
+        """Log that a domain has no policy where that was not so, or for another reason.
+
+        Judged by slugs: a stranger's words that change with each look are no other decision. That
+        an unknown domain has no record is what most have, and worth no line.
+        """
+        slug = detail.partition(":")[0] if reason != "no-record" else ""
+        before, state.told = state.told, (reason, slug)
+        if before == state.told:
+            return
+        level = logging.DEBUG if reason == "no-record" and before is None else logging.INFO
+        _log.log(
+            level, "%s: no policy (%s): %s", domain, reason, detail,
+            extra={"fields": {
+                "event": "decision", "domain": domain, "outcome": "no-policy", "reason": reason,
+                "detail": detail,
+            }},
+        )  # fmt: skip
 
     async def _adopt(
         self, domain: str, state: _State, found: Found, policy: Policy, now: float
@@ -468,7 +514,6 @@ class Resolver:
             refresh_at=now + gap * spread,
             used_at=max(state.used_at, state.stored.used_at if state.stored else 0.0) or now,
         )
-        changed = state.policy != policy
         state.stored, state.policy = _slim(stored, domain), policy
         state.reason, state.detail = "policy-found", ""
         state.failures, state.retry_at, state.unread = 0, 0.0, False
@@ -476,10 +521,16 @@ class Resolver:
         self._count("policies-fetched")
         # The answer follows when the policy is safe on disk; a disk that hangs does not hold it.
         await asyncio.wait([asyncio.ensure_future(self._keeper.put(stored))], timeout=SAVE_TIMEOUT)
-        if changed:
+        if state.told != policy:
+            state.told = policy
             _log.info(
                 "%s: policy %s, mode %s, max_age %d", domain, found.policy_id, policy.mode,
                 policy.max_age,
+                extra={"fields": {
+                    "event": "decision", "domain": domain, "outcome": policy.mode,
+                    "reason": found.reason, "policy_id": found.policy_id,
+                    "max_age": policy.max_age,
+                }},
             )  # fmt: skip
         self.on_change(domain)
         until = min(stored.expires_at, state.next_check)
