@@ -49,7 +49,7 @@ def postfix_lines() -> Iterator[str]:
             f"established to {mx}:25: TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits) "
             "key-exchange X25519 server-signature RSA-PSS (2048 bits) server-digest SHA256"
         )
-        to = f"{head}/smtp[{pid}]: {q}: to=<x@{domain}>, relay={mx}:25, delay=0.9, delays=0/0/0.5/0.4"
+        to = f"{head}/smtp[{pid}]: {q}: to=<x@{domain}>, relay={mx}:25, delay=0.9, delays=0/0/0/1"
         if n % 10 == 0:
             yield f"{to}, dsn=4.7.5, status=deferred (Server certificate not verified)"
         else:
@@ -63,7 +63,7 @@ def exim_lines() -> Iterator[str]:
     for n in range(LINES // 3):
         head = f"2026-11-25 03:{n // 60 % 60:02}:{n % 60:02} 1tF{n % 1000:03}-{n:06}-2C"
         domain = f"d{n % DOMAINS}.example"
-        yield f"{head} <= a@a.example H=client.a.example [192.0.2.1] P=esmtps S=4096 id={n}@a.example"
+        yield f"{head} <= a@a.example H=c.a.example [192.0.2.1] P=esmtps S=4096 id={n}@a.example"
         yield (
             f"{head} => x@{domain} R=dnslookup T=remote_smtp H=mx1.{domain} [192.0.2.{n % 199}] "
             f'X=TLS1.3:TLS_AES_256_GCM_SHA384:256 CV=yes DN="CN=mx1.{domain}" C="250 OK id={n}"'
@@ -112,7 +112,7 @@ def datagram(n: int) -> bytes:
     return (
         f'{{"d": "{name}","pr": "v=TLSRPTv1; rua=mailto:r@{name}","policies":[{{"policy-type":2,'
         f'"policy-domain": "{name}","policy-string":["version: STSv1","mode: enforce","mx: '
-        f'mx.{name}","max_age: 86400"],"mx-host":["mx.{name}"],{details}"t":0,"f":{int(failed)}}}]}}'
+        f'mx.{name}","max_age: 864"],"mx-host":["mx.{name}"],{details}"t":0,"f":{int(failed)}}}]}}'
     ).encode()
 
 

@@ -175,6 +175,8 @@ def test_what_all_workers_counted_is_logged_in_one_line_now_and_then_and_at_sigu
                     await asyncio.sleep(0.3)
                 assert p.poll() is None
                 written = told(p)
-            assert written.count("counted since the start: no-record 4\n") == 2, written
+            assert written.count("counted since the start: dane-no-mail 4, no-record 4\n") == 2, (
+                written
+            )
 
     asyncio.run(play())

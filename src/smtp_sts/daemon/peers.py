@@ -25,6 +25,7 @@ import msgspec
 
 from smtp_sts.resolver import Decision, Resolver
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
+from smtp_sts.store import Stored
 
 #: What needs no network is waited for no longer, seconds.
 PEER_SECONDS: Final = 3.0
@@ -34,14 +35,16 @@ _log = logging.getLogger(__name__)
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
-    """`forget` wants no reply; `domains` are those of `upkeep`, `before` is of `purge`."""
+    """`forget` and `learn` want no reply; `domains` are those of `upkeep`, `before` is of `purge`,
+    `stored` of `learn`."""
 
     number: int
-    what: Literal["decide", "refresh", "forget", "renew", "purge", "upkeep", "counts"]
+    what: Literal["decide", "refresh", "forget", "learn", "renew", "purge", "upkeep", "counts"]
     domain: str = ""
     domains: tuple[str, ...] = ()
     force: bool = False
     before: float = 0.0
+    stored: Stored | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
@@ -222,6 +225,18 @@ class Peers:
                 _log.warning("worker %d cannot be reached: %s", index, error or "no answer")
             return None
 
+    async def learn(self, stored: Stored) -> None:
+        """Tell the owner what the store holds now, by another daemon's hand."""
+        owner = self.owner(stored.domain)
+        if owner != self._index:
+            try:
+                call = Call(next(self._numbers), "learn", stored.domain, stored=stored)
+                (await self._link(owner)).send(call)
+                return
+            except OSError as error:
+                _log.debug("worker %d cannot be reached: %s", owner, error)
+        self._resolver.learn(stored)
+
     def changed(self, domain: str) -> None:
         """Our resolver has a new decision for a domain: ready replies to it are void everywhere."""
         self._forget(domain)
@@ -317,6 +332,9 @@ class Peers:
     async def _serve(self, call: Call, link: _Link) -> None:
         if call.what == "forget":
             self._forget(call.domain)
+        elif call.what == "learn":
+            if call.stored is not None:
+                self._resolver.learn(call.stored)
         elif call.what == "refresh":
             await self._resolver.refresh(call.domain)
             link.send(Reply(call.number))

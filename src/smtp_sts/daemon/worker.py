@@ -19,6 +19,7 @@ from typing import Final
 
 from smtp_sts.config import Config, Protocol
 from smtp_sts.daemon.control import Control
+from smtp_sts.daemon.fleet import watch
 from smtp_sts.daemon.peers import Peers
 from smtp_sts.daemon.sockets import Listener
 from smtp_sts.mta.line import Line
@@ -114,6 +115,7 @@ async def run(
         loop.add_signal_handler(signal.SIGUSR1, asked.set)
         background = [
             asyncio.create_task(_background(config, keeper, peers)),
+            asyncio.create_task(watch(keeper, peers.learn)),
             asyncio.create_task(_tell_counts(config.log.counts_interval, asked, peers)),
         ]
     ready()

@@ -46,6 +46,12 @@ SLOW_FACTOR: Final = 4
 SAVE_TIMEOUT: Final = 1.0
 #: The used time of a policy is written when it is older than this (seconds).
 TOUCH_SECONDS: Final = 6 * 3600.0
+#: How long a daemon lets another one fetch a policy before it does so itself (seconds): where an
+#: answer waits for it, and where a policy is at hand.
+CLAIM_PATIENCE: Final = 2.0
+REFRESH_PATIENCE: Final = 20.0
+#: A fetch that lies further in the future was written with a wrong clock (seconds).
+FUTURE_SECONDS: Final = 60.0
 #: Failed refreshes back off from `retry_interval` by doubling, so many times at most.
 BACKOFF_DOUBLINGS: Final = 4
 #: A verdict on DANE is kept for the life of its records, within these bounds (seconds): that a
@@ -226,6 +232,13 @@ class Resolver:
         if state is not None and state.task is not None:
             state.task.cancel()
 
+    def learn(self, stored: Stored) -> None:
+        """The store holds this policy now: another daemon may have fetched it."""
+        state = self._states.get(stored.domain)
+        # Of a domain that was forgotten there may be replies that were made ready.
+        if state is None or self._take_over(stored, state):
+            self.on_change(stored.domain)
+
     async def close(self) -> None:
         """End the discoveries that still run."""
         tasks = [*self._running, *self._looks]
@@ -261,6 +274,41 @@ class Resolver:
                 self._count("store-invalid")
                 _log.error("%s: the policy in the store is not valid: %s", domain, error)
         return state
+
+    def _take_over(self, stored: Stored, state: _State) -> bool:
+        """Use a policy that another daemon has fetched, if it may be."""
+        now = self._clock()
+        live = _live(state, now)
+        # Law 1: only what was fetched later replaces an unexpired policy; that it was cannot be
+        # told from a time that has not come. Law 2: its life has begun with that fetch.
+        if live is not None and stored.fetched_at <= live.fetched_at:
+            return False
+        if stored.expires_at <= now or stored.fetched_at > now + FUTURE_SECONDS:
+            return False
+        try:
+            policy = Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
+        except PolicyError as error:
+            self._count("store-invalid")
+            _log.error("%s: the policy in the store is not valid: %s", stored.domain, error)
+            return False
+        state.stored, state.policy = _slim(stored, stored.domain), policy
+        state.reason, state.detail = "policy-found", ""
+        state.failures, state.retry_at, state.unread = 0, 0.0, False
+        state.next_check = now + self.settings.recheck_interval
+        self._count("policies-shared")
+        return True
+
+    async def _turn(self, domain: str, state: _State, record_id: str) -> bool:
+        """Whether to fetch, when it is our turn; see `discover`."""
+        live = _live(state, self._clock())
+        before = live.fetched_at if live is not None else 0.0
+        kept = await self._keeper.claim(domain, CLAIM_PATIENCE if not live else REFRESH_PATIENCE)
+        if kept is not None and self._take_over(kept, state):
+            self.on_change(domain)
+        live = _live(state, self._clock())
+        if live is None or live.fetched_at <= before:
+            return True
+        return bool(record_id) and live.policy_id != record_id
 
     def _remember(self, domain: str) -> _State:
         state = _State()
@@ -402,7 +450,12 @@ class Resolver:
         # keep other domains from being looked up.
         await self._places.acquire()
         loop = asyncio.get_running_loop()
-        released = False
+        released = claimed = False
+
+        async def turn(record_id: str) -> bool:
+            nonlocal claimed
+            claimed = True
+            return await self._turn(domain, state, record_id)
 
         def release() -> None:
             nonlocal released
@@ -420,11 +473,16 @@ class Resolver:
                 known_id=live.policy_id if live is not None else "",
                 refresh=refresh and live is not None,
                 may_fetch=now >= state.retry_at,
+                turn=turn,
             )
+            timer.cancel()
+            release()
+            return await self._take(domain, state, found)
         finally:
             timer.cancel()
             release()
-        return await self._take(domain, state, found)
+            if claimed:  # behind what was put
+                self._keeper.release(domain)
 
     async def _take(self, domain: str, state: _State, found: Found) -> Decision:
         """Weigh what was found against what is cached: section 5.1, laws 1 and 2."""

@@ -8,6 +8,7 @@ against a cached policy (that is `resolver.py`'s).
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import msgspec
@@ -54,14 +55,22 @@ class Found(msgspec.Struct, frozen=True):
 
 
 async def discover(
-    domain: str, reach: Reach, *, known_id: str = "", refresh: bool = False, may_fetch: bool = True
+    domain: str,
+    reach: Reach,
+    *,
+    known_id: str = "",
+    refresh: bool = False,
+    may_fetch: bool = True,
+    turn: Callable[[str], Awaitable[bool]] | None = None,
 ) -> Found:
     """Look for the policy of `domain`.
 
     `known_id` is the id of a cached policy: while the record still shows it, nothing is fetched.
     `refresh` fetches all the same, whatever the record says (section 10.2: a refresh must not
     depend on DNS). Without `may_fetch` only the record is looked at (section 3.3: no second
-    attempt within five minutes).
+    attempt within five minutes). `turn` is awaited before a fetch, with the id of the record, ""
+    where there is none: False where the policy has come another way meanwhile, which is
+    `unchanged`.
     """
     steps: list[Step] = []
     record, reason, detail = await _find_record(domain, reach, steps)
@@ -76,6 +85,9 @@ async def discover(
             "the last fetch failed less than five minutes ago; the next one waits",
             steps=tuple(steps),
         )
+    if turn is not None and not await turn(record.id if record is not None else ""):
+        steps.append(Step("policy", True, "another daemon has just fetched it"))
+        return Found("unchanged", "policy-found", steps=tuple(steps))
     policy_id = record.id if record is not None else known_id
     return await _fetch(domain, reach, policy_id, steps)
 

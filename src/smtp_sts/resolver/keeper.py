@@ -5,6 +5,10 @@ refuses is kept in memory, read from there, tried again, logged once, and counte
 that the store refuses is told apart from "nothing kept" (law 1), and is the only trouble that is
 raised: without a store the daemon goes on from memory (law 4). A store that could only be read is
 opened anew until it can be written.
+
+Of a store that machines share, besides: nobody waits longer than `PATIENCE` for it, and nobody at
+all while it is known to be away; it is looked for behind the answers, and what it missed is written
+when it is back. Fetches are claimed there, so that a fleet fetches a policy once.
 """
 
 from __future__ import annotations
@@ -12,15 +16,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
+import secrets
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from smtp_sts.store import Store, Stored, StoreError, open_store
+from smtp_sts.store import Store, Stored, StoreError, is_shared, open_store
 
 RETRY_SECONDS: Final = 30.0
+#: A shared store that is away is looked for this often (seconds).
+REOPEN_SECONDS: Final = 5.0
+#: Nothing that a shared store does is waited for longer (seconds).
+PATIENCE: Final = 1.0
+#: While another daemon fetches a policy, the store is asked for it this often (seconds).
+CLAIM_POLL: Final = 0.25
 UNSAVED_LIMIT: Final = 100_000
 
 _log = logging.getLogger(__name__)
@@ -45,7 +58,17 @@ class Keeper:
         self._trouble = ""
         self._next_try = 0.0
         self._reading = asyncio.Event()
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._write())]
+        #: whether daemons on other machines use this store too
+        self.shared = is_shared(url)
+        self._holder = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
+        self._claims: dict[str, asyncio.Future[tuple[bool, Stored | None]]] = {}
+        self._claiming = asyncio.Event()
+        self._released: set[str] = set()
+        self._away = False
+        #: jobs of the store that are not waited for any more, and have not ended
+        self._overdue: set[asyncio.Future[Any]] = set()
+        loops = (self._read(), self._write(), *([self._claim()] if self.shared else []))
+        self._tasks = [asyncio.create_task(loop) for loop in loops]
 
     @property
     def trouble(self) -> str:
@@ -103,6 +126,42 @@ class Keeper:
         self._used[domain] = when
         self._wake.set()
 
+    async def claim(self, domain: str, patience: float) -> Stored | None:
+        """Wait until no other daemon fetches a domain, so many seconds at most; what is kept then.
+
+        The next fetch is ours, until `release`. Where the store is not shared, or in trouble,
+        nobody is waited for (law 4).
+        """
+        until = time.monotonic() + patience
+        while self.shared:
+            future = self._claims.get(domain)
+            if future is None:
+                future = self._claims[domain] = asyncio.get_running_loop().create_future()
+                self._claiming.set()
+            ours, kept = await asyncio.shield(future)
+            if ours:
+                return kept
+            if time.monotonic() >= until:
+                self._count("claims-overdue")
+                break
+            await asyncio.sleep(CLAIM_POLL)
+        return None
+
+    def release(self, domain: str) -> None:
+        """Our fetch has ended; told to the store behind what was put before."""
+        if self.shared:
+            self._released.add(domain)
+            self._wake.set()
+
+    async def changes(self, seconds: float) -> dict[str, float] | None:
+        """What others may have written in the last so many seconds; see `Store.changes`. None where
+        the store could not be asked."""
+        return await self._try(lambda store: store.changes(seconds), None)
+
+    async def written(self, domains: list[str]) -> dict[str, Stored] | None:
+        """What the store itself holds for domains; None where it could not be asked."""
+        return await self._try(lambda store: store.get(domains), None)
+
     async def due(self, now: float, limit: int) -> list[str]:
         """Domains whose refresh is due."""
         return await self._try(lambda store: store.due(now, limit), [])
@@ -121,13 +180,16 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         waiting = {**self._unsaved, **self._writes}
-        if waiting:
-            await self._try(lambda store: store.put(list(waiting.values())), None)
-        if self._purged:
-            await self._try(lambda store: store.delete(self._purged), None)
-        if self._store is not None:
+        released = self._ended()
+        work = partial(
+            _write, batch=waiting, used=self._used, purged=self._purged, released=released
+        )
+        wanted = waiting or self._used or self._purged or released[0]
+        if wanted and not await self._try(work, False) and waiting:
+            _log.error("ending with %d policies that the store has not taken", len(waiting))
+        if self._store is not None and not self._overdue:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
-        self._thread.shutdown(wait=True)
+        self._thread.shutdown(wait=not self._overdue)
 
     def _unless_purged(self, stored: Stored | None) -> Stored | None:
         if stored is None or stored.fetched_at <= self._purged.get(stored.domain, 0.0):
@@ -139,14 +201,27 @@ class Keeper:
             await self._reading.wait()
             self._reading.clear()
             batch, self._reads = self._reads, {}
-            found = await self._try(partial(Store.get, domains=list(batch)), None)
+            found = await self._try(partial(_kept, domains=[*batch]), None)
             for domain, future in batch.items():
                 if future.done():
                     continue
                 if found is None:
-                    future.set_exception(StoreError(self._trouble))
+                    future.set_exception(StoreError(self._trouble or "the store is late"))
                 else:
                     future.set_result(found.get(domain))
+
+    async def _claim(self) -> None:
+        while True:
+            await self._claiming.wait()
+            self._claiming.clear()
+            batch, self._claims = self._claims, {}
+            granted = await self._try(
+                partial(_claimed, domains=[*batch], holder=self._holder), None
+            )
+            for domain, future in batch.items():
+                if not future.done():
+                    ours = granted is None or domain in granted
+                    future.set_result((ours, (granted or {}).get(domain)))
 
     async def _write(self) -> None:
         while True:
@@ -156,8 +231,9 @@ class Keeper:
             batch = {**self._unsaved, **self._writes}
             used, self._used = self._used, {}
             purged = dict(self._purged)
+            released = self._ended()
             written, self._written = self._written, None
-            work = partial(_write, batch=batch, used=used, purged=purged)
+            work = partial(_write, batch=batch, used=used, purged=purged, released=released)
             if await self._try(work, False):
                 for domain, before in purged.items():
                     if self._purged.get(domain) == before:
@@ -172,7 +248,12 @@ class Keeper:
                 written.set_result(None)
 
     def _patience(self) -> float | None:
-        return RETRY_SECONDS if self._unsaved or self._purged else None
+        return self._pause() if self._unsaved or self._purged else None
+
+    def _ended(self) -> tuple[list[str], str]:
+        """The claims to give back, and whose."""
+        released, self._released = sorted(self._released), set()
+        return released, self._holder
 
     def _keep_unsaved(self, batch: dict[str, Stored]) -> None:
         for domain, stored in batch.items():
@@ -181,21 +262,47 @@ class Keeper:
             self._unsaved[domain] = stored
         while len(self._unsaved) > UNSAVED_LIMIT:
             del self._unsaved[next(iter(self._unsaved))]
-            self._counts["store-dropped"] = self._counts.get("store-dropped", 0) + 1
+            self._count("store-dropped")
+
+    def _pause(self) -> float:
+        return REOPEN_SECONDS if self.shared else RETRY_SECONDS
+
+    def _count(self, name: str) -> None:
+        self._counts[name] = self._counts.get(name, 0) + 1
 
     async def _try(self, work: Callable[[Store], T], otherwise: T) -> T:
-        if self._store is None and time.monotonic() < self._next_try:
+        if self._overdue or (self._store is None and time.monotonic() < self._next_try):
             return otherwise
+        job = asyncio.ensure_future(self._work(work, otherwise))
+        if not self.shared:
+            return await job
+        # A store that is away is looked for, but not waited for.
+        await asyncio.wait([job], timeout=0.0 if self._away else PATIENCE)
+        if job.done():
+            return job.result()
+        self._count("store-late")
+        self._overdue.add(job)
+        job.add_done_callback(self._overdue.discard)
+        return otherwise
+
+    async def _work(self, work: Callable[[Store], T], otherwise: T) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
+            result = await asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
         except StoreError as error:
-            self._counts["store-errors"] = self._counts.get("store-errors", 0) + 1
+            self._count("store-errors")
+            self._away = error.lost
             if self._store is None:
-                self._next_try = time.monotonic() + RETRY_SECONDS
+                self._next_try = time.monotonic() + self._pause()
             if str(error) != self._trouble:  # once for each trouble, not for each write
                 self._trouble = str(error)
                 _log.error("%s; going on from memory", error)
             return otherwise
+        self._trouble = ""
+        if self._away:
+            self._away = False
+            _log.warning("the store is back; %d policies wait for it", len(self._unsaved))
+            self._wake.set()
+        return result
 
     def _run(self, work: Callable[[Store], T]) -> T:
         if self._store is None:
@@ -205,15 +312,36 @@ class Keeper:
             with contextlib.suppress(StoreError):  # then what can be read is still at hand
                 before, self._store = self._store, open_store(self._url)
                 before.close()
-        result = work(self._store)
-        self._trouble = ""
-        return result
+        try:
+            return work(self._store)
+        except StoreError as error:
+            if not error.lost:
+                raise
+            # A server that was started anew, a connection that was cut: once more on a new one.
+            self._store.close()
+            self._store = None
+            self._store = open_store(self._url)
+            return work(self._store)
+
+
+def _kept(store: Store, domains: list[str]) -> dict[str, Stored]:
+    return store.get(domains)
+
+
+def _claimed(store: Store, domains: list[str], holder: str) -> dict[str, Stored | None]:
+    return store.claim(domains, holder)
 
 
 def _write(
-    store: Store, batch: dict[str, Stored], used: dict[str, float], purged: dict[str, float]
+    store: Store,
+    batch: dict[str, Stored],
+    used: dict[str, float],
+    purged: dict[str, float],
+    released: tuple[list[str], str],
 ) -> bool:
     store.put(list(batch.values()))
     store.touch(used)
     store.delete(purged)
+    if released[0]:
+        store.release(*released)
     return True
