@@ -118,6 +118,12 @@ class LogSection(Struct, frozen=True, forbid_unknown_fields=True):
     counts_interval: Annotated[float, Meta(ge=1)] = 3600.0
 
 
+class MetricsSection(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[metrics]`: where Prometheus may ask."""
+
+    listen: str | list[str] = ""
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file; every section may be left out."""
 
@@ -128,6 +134,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     overrides: dict[str, Override] = {}
     control: ControlSection = ControlSection()
     log: LogSection = LogSection()
+    metrics: MetricsSection = MetricsSection()
 
 
 class TcpAddress(Struct, frozen=True):
@@ -170,13 +177,14 @@ def parse_address(text: str) -> Address:
 
 
 #: What is spoken on a listening socket; systemd's FileDescriptorName= says it by the same words.
-Protocol = Literal["socketmap", "line", "tcp-table", "http", "control"]
+Protocol = Literal["socketmap", "line", "tcp-table", "http", "metrics", "control"]
 #: protocol -> the key that says where it listens; `control_address` has the control socket's.
 LISTEN_KEYS: Final[dict[Protocol, tuple[str, str]]] = {
     "socketmap": ("policy", "listen"),
     "line": ("policy", "listen_line"),
     "tcp-table": ("policy", "listen_tcp_table"),
     "http": ("policy", "listen_http"),
+    "metrics": ("metrics", "listen"),
 }
 
 
@@ -426,6 +434,10 @@ socket = "/run/smtp-sts/control.sock"
 mode = "0600"
 owner = ""
 group = ""
+
+[metrics]
+# Where Prometheus asks for /metrics, "" for nowhere ("127.0.0.1:9461"), one or a list.
+listen = ""
 
 [log]
 # debug, info, warning or error; to standard error.

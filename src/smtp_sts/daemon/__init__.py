@@ -33,6 +33,7 @@ from smtp_sts.config import (
     load,
 )
 from smtp_sts.daemon import log, peers, sockets, worker
+from smtp_sts.daemon.board import Board
 from smtp_sts.net.https import tls_context
 from smtp_sts.resolver import overrides
 from smtp_sts.store import StoreError, open_store, repair
@@ -93,6 +94,8 @@ class _Supervisor:
         self._restarts: list[tuple[float, int]] = []
         self._signals: set[int] = set()
         self._wake, self._waker = socket.socketpair()
+        self._board = Board()
+        self._slots: dict[int, int | None] = {}  # pid -> where it counts
         self._alive, self._kept = os.pipe()  # workers see the end of it when we are gone
 
     def run(self) -> None:
@@ -191,17 +194,19 @@ class _Supervisor:
 
     def _fork(self, index: int, *, wait: bool = False) -> None:
         told, tell = os.pipe()
+        slot = self._board.take()
         pid = os.fork()
         if pid == 0:
             os.close(told)
-            self._be_worker(index, tell)
+            self._be_worker(index, tell, slot)
         os.close(tell)
+        self._slots[pid] = slot
         self._workers[pid] = (index, time.monotonic())
         if wait:
             select.select([told], [], [], 10.0)  # ready, or dead: either way something comes
         os.close(told)
 
-    def _be_worker(self, index: int, tell: int) -> NoReturn:
+    def _be_worker(self, index: int, tell: int, slot: int | None) -> NoReturn:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -214,7 +219,10 @@ class _Supervisor:
             if self._control is not None:
                 listening.append(sockets.Listener("control", self._control[1]))
             elders = [address for until, address in self._elders if until > time.monotonic()]
-            _run_loop(self._config, index, listening, self._peers, tell, self._alive, elders)
+            counting = (self._board, slot)
+            _run_loop(
+                self._config, index, listening, self._peers, tell, self._alive, counting, elders
+            )
             status = 0
         except KeyboardInterrupt:
             status = 0
@@ -254,9 +262,11 @@ class _Supervisor:
             if pid == 0:
                 return
             self._retired.discard(pid)
+            self._board.release(self._slots.pop(pid, None))
             gone = self._workers.pop(pid, None)
             if gone is not None:
                 index, since = gone
+                self._board.count("worker-deaths")
                 _log.error(
                     "worker %d ended by itself (status %d); starting another",
                     index, os.waitstatus_to_exitcode(status),
@@ -296,6 +306,7 @@ class _Supervisor:
             self._start_all()
             for pid in old:
                 self._retired.add(pid)
+                self._board.retire(self._slots.get(pid))
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGUSR2)
             for listener in before:
@@ -337,6 +348,7 @@ def _run_loop(
     peer_listeners: list[socket.socket],
     tell: int,
     supervisor: int,
+    counting: tuple[Board, int | None],
     elders: list[bytes],
 ) -> None:
     import asyncio
@@ -346,7 +358,9 @@ def _run_loop(
             os.write(tell, b"1")
         os.close(tell)
 
-    work = worker.run(config, index, open_listeners, peer_listeners, ready, supervisor, elders)
+    work = worker.run(
+        config, index, open_listeners, peer_listeners, ready, supervisor, *counting, elders
+    )
     try:
         import uvloop
     except ImportError:

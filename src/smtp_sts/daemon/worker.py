@@ -18,7 +18,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from smtp_sts.config import Config, Protocol
+from smtp_sts.daemon.board import Board
 from smtp_sts.daemon.control import Control
+from smtp_sts.daemon.figures import Figures
 from smtp_sts.daemon.fleet import watch
 from smtp_sts.daemon.peers import Peers
 from smtp_sts.daemon.sockets import Listener
@@ -52,6 +54,8 @@ async def run(
     peer_listeners: Sequence[socket.socket],
     ready: Callable[[], None],
     supervisor: int,
+    board: Board,
+    slot: int | None,
     elders: Sequence[bytes] = (),
 ) -> None:
     """Serve until a signal says otherwise; `ready` is called when connections are taken.
@@ -94,6 +98,7 @@ async def run(
     await peers.start()
     service = Service(peers.decide, table, counts)
     control = Control(peers, keeper, service.count)
+    figures = Figures(service, resolver, keeper, board, slot, len(peer_listeners))
     #: protocol -> what speaks it, one object a connection
     speakers: dict[Protocol, Callable[[], asyncio.BaseProtocol]] = {
         "socketmap": lambda: Socketmap(service),
@@ -105,6 +110,10 @@ async def run(
         from smtp_sts.web import api  # aiohttp: 13 MB and 0.2 s that others do not need
 
         speakers["http"] = api.speaker(service, lambda: not keeper.trouble)
+    if any(protocol == "metrics" for protocol, _ in listeners):
+        from smtp_sts.web import metrics
+
+        speakers["metrics"] = metrics.speaker(service, figures.read)
     # Control commands are the first worker's, as is the background work.
     listeners = [one for one in listeners if index == 0 or one.protocol != "control"]
     for protocol, sock in listeners:
@@ -118,6 +127,7 @@ async def run(
             asyncio.create_task(watch(keeper, peers.learn)),
             asyncio.create_task(_tell_counts(config.log.counts_interval, asked, peers)),
         ]
+    publishing = asyncio.create_task(figures.keep_publishing())
     ready()
 
     waits = [asyncio.create_task(ended.wait()), asyncio.create_task(retired.wait())]
@@ -131,10 +141,12 @@ async def run(
     await _drain(service)
     for wait in waits:
         wait.cancel()
+    publishing.cancel()
     await control.close()
     peers.close()
     await resolver.close()
     await keeper.close()
+    figures.publish()
     if counts:
         _log_counts(f"worker {index} counted", counts)
 

@@ -83,9 +83,15 @@ PROFILES: Final[dict[str, Profile]] = {
 ALIASES: Final[dict[str, str]] = {"QUERY": "postfix", "QUERYwithTLSRPT": "postfix-tlsrpt"}
 
 
-def profile_of(map_name: str) -> Profile:
+def profile_name(map_name: str) -> str:
     """The profile a map name stands for; `postfix` for one that is not known."""
-    return PROFILES.get(ALIASES.get(map_name, map_name), postfix)
+    name = ALIASES.get(map_name, map_name)
+    return name if name in PROFILES else "postfix"
+
+
+def profile_of(map_name: str) -> Profile:
+    """How that profile renders a decision."""
+    return PROFILES[profile_name(map_name)]
 
 
 def replies(decision: Decision) -> dict[str, str]:

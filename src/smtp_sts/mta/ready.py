@@ -10,33 +10,37 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections import defaultdict
 
 
 class ReadyTable:
-    """`replies` and `due` are read by the hot path itself; everything else goes by the methods."""
+    """`replies`, `due` and `hits` are the hot path's; everything else goes by the methods."""
 
-    __slots__ = ("_domains", "_heap", "_limit", "_of", "due", "replies")
+    __slots__ = ("_answered", "_domains", "_heap", "_limit", "_of", "due", "hits", "replies")
 
     def __init__(self, limit: int) -> None:
         #: request netstring without its final comma -> reply netstring
         self.replies: dict[bytes, bytes] = {}
         #: the earliest expiry, seconds since the epoch
         self.due = math.inf
+        #: request -> how often it was answered from here since `answered` was last called
+        self.hits: defaultdict[bytes, int] = defaultdict(int)
+        self._answered: dict[str, int] = {}
         self._limit = limit
-        #: (until, request, policy domain), the same objects in both
-        self._heap: list[tuple[float, bytes, str]] = []
-        self._of: dict[bytes, tuple[float, bytes, str]] = {}
+        #: (until, request, policy domain, kind), the same objects in both
+        self._heap: list[tuple[float, bytes, str, str]] = []
+        self._of: dict[bytes, tuple[float, bytes, str, str]] = {}
         # A tuple, for most have one: a set takes four times the memory.
         self._domains: dict[str, tuple[bytes, ...]] = {}
 
-    def add(self, request: bytes, reply: bytes, domain: str, until: float) -> None:
-        """Keep a reply until a time (seconds since the epoch)."""
+    def add(self, request: bytes, reply: bytes, domain: str, until: float, kind: str = "") -> None:
+        """Keep a reply until a time (seconds since the epoch); `kind` is what it counts as."""
         if request in self.replies:
             self._drop(request)
         elif len(self.replies) >= self._limit:
             self._drop(next(iter(self.replies)))  # the oldest
         self.replies[request] = reply
-        entry = self._of[request] = (until, request, domain)
+        entry = self._of[request] = (until, request, domain, kind)
         self._domains[domain] = (*self._domains.get(domain, ()), request)
         heapq.heappush(self._heap, entry)
         if len(self._heap) > 4 * self._limit:  # mostly stale entries: make it anew
@@ -49,9 +53,12 @@ class ReadyTable:
         for request in self._domains.get(domain, ()):
             self._drop(request)
 
-    def clear(self) -> None:
-        """Remove everything."""
-        self.__init__(self._limit)  # type: ignore[misc]
+    def answered(self) -> dict[str, int]:
+        """How many requests were answered from here, by kind."""
+        for request, times in self.hits.items():
+            self._count(self._of[request][3], times)
+        self.hits.clear()
+        return self._answered
 
     def sweep(self, now: float) -> None:
         """Remove what has expired."""
@@ -64,9 +71,14 @@ class ReadyTable:
 
     def _drop(self, request: bytes) -> None:
         del self.replies[request]
-        domain = self._of.pop(request)[2]
+        _, _, domain, kind = self._of.pop(request)
+        if times := self.hits.pop(request, 0):
+            self._count(kind, times)
         others = tuple(other for other in self._domains[domain] if other != request)
         if others:
             self._domains[domain] = others
         else:
             del self._domains[domain]
+
+    def _count(self, kind: str, times: int) -> None:
+        self._answered[kind] = self._answered.get(kind, 0) + times

@@ -9,11 +9,13 @@ Must not: know what the bytes of a protocol mean. That is its module's part.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
 
 from smtp_sts.mta.ready import ReadyTable
+from smtp_sts.mta.tally import Tally
 from smtp_sts.policy import NextHopError, policy_domain
 from smtp_sts.resolver.decision import Decision
 
@@ -37,7 +39,8 @@ class Drainable(Protocol):
 class Service:
     """What the connections of one process share."""
 
-    __slots__ = ("connections", "counts", "deadline", "decide", "idle", "table", "tasks")
+    __slots__ = ("_tally", "connections", "counts", "deadline", "decide", "idle", "table",
+                 "tasks")  # fmt: skip
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Service:
         self.deadline = deadline
         self.table = table
         self.counts = counts
+        self._tally = Tally(counts)
         self.connections: set[Drainable] = set()
         #: set while there is no connection
         self.idle = asyncio.Event()
@@ -60,6 +64,19 @@ class Service:
     def count(self, name: str) -> None:
         """One more of something worth counting."""
         self.counts[name] = self.counts.get(name, 0) + 1
+
+    def answered(self, profile: str, outcome: str) -> None:
+        """One more answer that was not a ready one."""
+        kind = f"{profile} {outcome}"
+        self._tally.answers[kind] = self._tally.answers.get(kind, 0) + 1
+
+    def tally(self) -> Tally:
+        """What was counted by now, for the caller to keep."""
+        ready = self.table.answered()
+        found = Tally(sources={"replies": sum(ready.values())})
+        found.add(self._tally)
+        found.add(Tally(answers=ready))
+        return found
 
     def opened(self, connection: Drainable) -> None:
         """A client has connected."""
@@ -72,7 +89,7 @@ class Service:
         if not self.connections:
             self.idle.set()
 
-    def domain_of(self, key: bytes) -> str | None:
+    def domain_of(self, key: bytes, profile: str) -> str | None:
         """The policy domain of a key; None, counted, where it can have none.
 
         An address, a .parent key or garbage: asking costs nothing.
@@ -81,16 +98,23 @@ class Service:
             return policy_domain(key.decode("utf-8"))
         except (NextHopError, UnicodeDecodeError):
             self.count("keys-without-policy")
+            self.answered(profile, "no-policy-domain")
             return None
 
     async def decision(self, domain: str) -> Decision:
         """The decision for a policy domain, in time: "no policy" where it would not be (law 4)."""
+        begun = time.monotonic()
         try:
             async with asyncio.timeout(self.deadline):
-                return await self.decide(domain)
+                decision = await self.decide(domain)
         except TimeoutError:
             self.count("answer-deadline")
-            return Decision(domain, "no-policy", "discovery-timeout")
+            decision = Decision(domain, "no-policy", "discovery-timeout")
+        source = "policies" if decision.source == "cache" else "network"
+        self._tally.sources[source] = self._tally.sources.get(source, 0) + 1
+        if source == "network":
+            self._tally.wait(time.monotonic() - begun)
+        return decision
 
 
 class Connection(asyncio.Protocol):
@@ -184,17 +208,24 @@ class Connection(asyncio.Protocol):
         else:
             self._write(reply)
 
-    def _ask(self, domain: str, render: Render, otherwise: bytes) -> None:
-        """Reply with the decision for a domain; `otherwise` is the reply that fails open."""
+    def _ask(self, domain: str, render: Render, otherwise: bytes, profile: str) -> None:
+        """Reply with the decision for a domain; `otherwise` is the reply that fails open.
+
+        `profile` is what the answer counts as.
+        """
         slot = _Slot()
         self._pending.append(slot)
-        task = asyncio.ensure_future(self._answer(slot, domain, render, otherwise))
+        task = asyncio.ensure_future(self._answer(slot, domain, render, otherwise, profile))
         self._service.tasks.add(task)
         task.add_done_callback(self._service.tasks.discard)
 
-    async def _answer(self, slot: _Slot, domain: str, render: Render, otherwise: bytes) -> None:
+    async def _answer(
+        self, slot: _Slot, domain: str, render: Render, otherwise: bytes, profile: str
+    ) -> None:
         try:
-            slot.reply = render(await self._service.decision(domain))
+            decision = await self._service.decision(domain)
+            slot.reply = render(decision)
+            self._service.answered(profile, decision.outcome)
         finally:
             if slot.reply is None:  # law 4: a defect of ours lets mail through
                 self._service.count("internal-errors")

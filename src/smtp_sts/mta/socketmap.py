@@ -20,7 +20,7 @@ from typing import Final, cast
 import msgspec
 
 from smtp_sts.mta import netstring
-from smtp_sts.mta.profiles import NOT_FOUND, profile_of, replies
+from smtp_sts.mta.profiles import NOT_FOUND, PROFILES, profile_name, replies
 from smtp_sts.mta.service import Connection, Service
 from smtp_sts.resolver.decision import Decision, as_data
 
@@ -48,8 +48,10 @@ class Socketmap(Connection):
         if time() >= table.due:
             table.sweep(time())
         if not self._buffer and not self._pending:
-            reply = table.replies.get(data[:-1])
+            request = data[:-1]
+            reply = table.replies.get(request)
             if reply is not None and data[-1] == 0x2C:
+                table.hits[request] += 1
                 self._write(reply)
                 return
             get = table.replies.get
@@ -57,6 +59,8 @@ class Socketmap(Connection):
             if len(parts) > 2:
                 ready = [get(part) for part in parts[:-1]]
                 if not parts[-1] and None not in ready:
+                    # All count as what the first one is: each by itself would cost 5 %.
+                    table.hits[parts[0]] += len(ready)
                     self._write(b"".join(cast("list[bytes]", ready)))
                     return
         super().data_received(data)
@@ -82,22 +86,25 @@ class Socketmap(Connection):
     def _request(self, payload: bytes, request: bytes) -> None:
         ready = self._table.replies.get(request)
         if ready is not None:
+            self._table.hits[request] += 1
             self._reply(ready)
             return
         name, _, key = payload.partition(b" ")
-        domain = self._service.domain_of(key if name.isascii() else b"")
+        map_name = name.decode("ascii", "replace")
+        profile = EXPLAIN if map_name == EXPLAIN else profile_name(map_name)
+        domain = self._service.domain_of(key if name.isascii() else b"", profile)
         if domain is None:
             self._reply(_NOT_FOUND)
             return
-        map_name = name.decode("ascii")
 
         def render(decision: Decision) -> bytes:
             if map_name == EXPLAIN:
                 data = as_data(key.decode("utf-8"), decision, replies(decision))
                 return netstring.encode(b"OK " + msgspec.json.encode(data))
-            reply = netstring.encode(profile_of(map_name)(decision).encode("ascii"))
+            reply = netstring.encode(PROFILES[profile](decision).encode("ascii"))
             if decision.valid_until > time() and b"," not in request:
-                self._table.add(request, reply, domain, decision.valid_until)
+                kind = f"{profile} {decision.outcome}"
+                self._table.add(request, reply, domain, decision.valid_until, kind)
             return reply
 
-        self._ask(domain, render, _NOT_FOUND)
+        self._ask(domain, render, _NOT_FOUND, profile)

@@ -239,6 +239,16 @@ class Resolver:
         if state is None or self._take_over(stored, state):
             self.on_change(stored.domain)
 
+    @property
+    def states(self) -> int:
+        """Domains that this process knows something of."""
+        return len(self._states)
+
+    @property
+    def running(self) -> int:
+        """Discoveries under way."""
+        return len(self._running)
+
     async def close(self) -> None:
         """End the discoveries that still run."""
         tasks = [*self._running, *self._looks]
@@ -477,6 +487,10 @@ class Resolver:
             )
             timer.cancel()
             release()
+            if refresh:
+                self._count("refresh-good" if found.result == "policy" else "refresh-failed")
+            if found.fetch_failed:
+                self._count(f"fetch-{found.reason}")
             return await self._take(domain, state, found)
         finally:
             timer.cancel()

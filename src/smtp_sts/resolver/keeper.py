@@ -75,6 +75,18 @@ class Keeper:
         """What the store has last refused, in words; empty where it works."""
         return self._trouble
 
+    @property
+    def unsaved(self) -> int:
+        """Policies that wait in memory for a store that refuses them."""
+        return len(self._unsaved)
+
+    async def figures(self, now: float) -> tuple[int, float | None] | None:
+        """How many policies the store holds, and the earliest refresh that is due or will be.
+
+        None where the store cannot be asked.
+        """
+        return await self._try(lambda store: store.figures(now), None)
+
     async def get(self, domain: str) -> Stored | None:
         """The policy kept for a domain, expired or not; None where there is none.
 

@@ -237,6 +237,16 @@ class Store:
         with each write. Nothing, where nobody else writes. Raises StoreError."""
         return {}
 
+    def figures(self, now: float) -> tuple[int, float | None]:
+        """How many policies are kept, and the earliest refresh of an unexpired one.
+
+        Raises StoreError.
+        """
+        first = select(func.min(_policies.c.refresh_at)).where(_policies.c.expires_at > now)
+        with self._begin() as connection:
+            count = connection.execute(select(func.count()).select_from(_policies)).scalar_one()
+            return count, connection.execute(first).scalar_one()
+
     def close(self) -> None:
         """Give the file back."""
         self._engine.dispose()

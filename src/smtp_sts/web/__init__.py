@@ -1,1 +1,1 @@
-"""HTTP for machines: the JSON API."""
+"""HTTP for machines: the JSON API, and the metrics of Prometheus."""

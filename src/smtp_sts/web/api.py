@@ -33,6 +33,10 @@ def speaker(
 ) -> Callable[[], asyncio.BaseProtocol]:
     """What speaks this API on a connection."""
 
+    def no_domain() -> None:
+        service.count("keys-without-policy")
+        service.answered("http", "no-policy-domain")
+
     async def health() -> web.Response:
         works = store_works()
         return as_json(
@@ -51,12 +55,13 @@ def speaker(
             next_hop = unquote_to_bytes(name).decode("utf-8")
             domain = policy_domain(next_hop)
         except UnicodeDecodeError:
-            service.count("keys-without-policy")
+            no_domain()
             raise Refusal(400, "next-hop-invalid", "the next hop is not UTF-8") from None
         except NextHopError as error:
-            service.count("keys-without-policy")
+            no_domain()
             raise Refusal(400, error.slug, str(error)) from None
         decision = await service.decision(domain)
+        service.answered("http", decision.outcome)
         return as_json(as_data(next_hop, decision, replies(decision)))
 
     fixed: dict[str, Page] = {"/v1/health": health, "/v1/openapi.json": described}
