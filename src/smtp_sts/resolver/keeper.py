@@ -218,7 +218,7 @@ class Keeper:
                 if future.done():
                     continue
                 if found is None:
-                    future.set_exception(StoreError(self._trouble or "the store is late"))
+                    future.set_exception(StoreError(self._trouble))
                 else:
                     future.set_result(found.get(domain))
 
@@ -293,6 +293,10 @@ class Keeper:
         if job.done():
             return job.result()
         self._count("store-late")
+        self._away = True
+        if not self._trouble:
+            self._trouble = f"the shared store has not answered for {PATIENCE:g} s"
+            _log.error("%s; going on from memory", self._trouble)
         self._overdue.add(job)
         job.add_done_callback(self._overdue.discard)
         return otherwise
