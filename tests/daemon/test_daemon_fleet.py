@@ -209,13 +209,16 @@ def test_a_database_that_stops_and_starts_and_a_daemon_that_stops_meanwhile(
                         reply = await f.ask(number, domain)
                         assert reply == SECURE.format(f"mx.{domain}")
                         assert time.monotonic() - began < 2.0
+                third = f.start()  # what the store knows it cannot know yet
+                assert await f.ask(third) == "NOTFOUND "
                 log = await asyncio.to_thread(told, f.processes[second])
             finally:
                 server.start()
             assert "going on from memory" in log, log
             assert "Traceback" not in log, log
             assert PASSWORD not in log
-            # What was found meanwhile is written, and one that starts now knows it.
+            await f.until(third, BOB)  # law 1: it has asked the store again
+            # What was found meanwhile is written, for all.
             end = time.monotonic() + 15
             while set(await f.kept("bob.example", "carol.example")) != {
                 "bob.example",
@@ -225,8 +228,6 @@ def test_a_database_that_stops_and_starts_and_a_daemon_that_stops_meanwhile(
                 await asyncio.sleep(0.2)
             f.world.policy_hosts.pages["mta-sts.carol.example"] = Page(b"", status=404)
             f.world.names.spoil("_mta-sts.carol.example", "nxdomain")
-            third = f.start()
-            assert await f.ask(third) == BOB
             assert await f.ask(third, "carol.example") == SECURE.format("mx.carol.example")
             assert await f.ask(third, "dave.example") == SECURE.format("mx.dave.example")
             await f.until(first, SECURE.format("mx.dave.example"), "dave.example")
@@ -295,7 +296,7 @@ class Wire:
 
 @pytest.mark.parametrize(
     ("how", "asked"),
-    [("packets vanish", 30), ("server frozen", 8), ("packets vanish from the start", 8)],
+    [("packets vanish", 20), ("packets vanish from the start", 8)],
 )
 def test_law_6_a_database_that_hangs_delays_no_answer(
     server: Cluster, how: str, asked: int
@@ -306,32 +307,29 @@ def test_law_6_a_database_that_hangs_delays_no_answer(
             for domain in ("bob.example", *domains):
                 await f.world.publish(domain)
             f.url = server.tcp_url(f.database, wire.port)
-            with ExitStack() as trouble:
-                if how == "packets vanish from the start":
-                    await wire.cut()
+            if how == "packets vanish from the start":
+                await wire.cut()
+            began = time.monotonic()
+            number = f.start()
+            assert time.monotonic() - began < 2.5  # it answers at once
+            assert await f.ask(number) == BOB
+            if how == "packets vanish":
+                await wire.cut()
+            slow = []
+            for domain in domains:
                 began = time.monotonic()
-                number = f.start()
-                assert time.monotonic() - began < 2.5  # it answers at once
-                assert await f.ask(number) == BOB
-                if how == "packets vanish":
-                    await wire.cut()
-                elif how == "server frozen":
-                    trouble.enter_context(server.frozen())
-                slow = []
-                for domain in domains:
-                    began = time.monotonic()
-                    assert await f.ask(number) == BOB  # a ready reply, or one from memory
-                    assert time.monotonic() - began < 0.5
-                    began = time.monotonic()
-                    assert await f.ask(number, domain) == SECURE.format(f"mx.{domain}")
-                    slow.append(time.monotonic() - began)
-                    await asyncio.sleep(0.1)
-                # The first to meet the trouble wait for it a little, in each worker.
-                assert max(slow) < 4.0
-                assert sum(took > 0.5 for took in slow) <= 4, slow
+                assert await f.ask(number) == BOB  # a ready reply, or one from memory
+                assert time.monotonic() - began < 0.5
                 began = time.monotonic()
-                log = await asyncio.to_thread(told, f.processes[number])
-                assert time.monotonic() - began < 3.0
+                assert await f.ask(number, domain) == SECURE.format(f"mx.{domain}")
+                slow.append(time.monotonic() - began)
+                await asyncio.sleep(0.1)
+            # The first to meet the trouble wait for it a little, in each worker.
+            assert max(slow) < 4.0
+            assert sum(took > 0.5 for took in slow) <= 4, slow
+            began = time.monotonic()
+            log = await asyncio.to_thread(told, f.processes[number])
+            assert time.monotonic() - began < 3.0
             assert "going on from memory" in log, log
             assert "Traceback" not in log, log
 

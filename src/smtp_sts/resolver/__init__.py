@@ -303,6 +303,7 @@ class Resolver:
             return False
         state.stored, state.policy = _slim(stored, stored.domain), policy
         state.reason, state.detail = "policy-found", ""
+        state.steps = (Step("policy", None, "fetched by another daemon that shares the store"),)
         state.failures, state.retry_at, state.unread = 0, 0.0, False
         state.next_check = now + self.settings.recheck_interval
         self._count("policies-shared")
@@ -312,7 +313,8 @@ class Resolver:
         """Whether to fetch, when it is our turn; see `discover`."""
         live = _live(state, self._clock())
         before = live.fetched_at if live is not None else 0.0
-        kept = await self._keeper.claim(domain, CLAIM_PATIENCE if not live else REFRESH_PATIENCE)
+        patience = CLAIM_PATIENCE if live is None else REFRESH_PATIENCE
+        kept = await self._keeper.claim(domain, patience)
         if kept is not None and self._take_over(kept, state):
             self.on_change(domain)
         live = _live(state, self._clock())

@@ -285,9 +285,9 @@ class Keeper:
     async def _try(self, work: Callable[[Store], T], otherwise: T) -> T:
         if self._overdue or (self._store is None and time.monotonic() < self._next_try):
             return otherwise
-        job = asyncio.ensure_future(self._work(work, otherwise))
         if not self.shared:
-            return await job
+            return await self._work(work, otherwise)
+        job = asyncio.ensure_future(self._work(work, otherwise))
         # A store that is away is looked for, but not waited for.
         await asyncio.wait([job], timeout=0.0 if self._away else PATIENCE)
         if job.done():
