@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from smtp_sts.config import ConfigError, parse
-from smtp_sts.store import Store, Stored, StoreError, check, open_store
+from smtp_sts.store import Store, Stored, StoreError, check, open_store, open_to_read
 
 from .cluster import PASSWORD, Cluster
 
@@ -37,6 +37,23 @@ def test_law_1_policies_last_and_the_later_fetch_wins(server: Cluster, database:
     assert first.prune(2000.0, 0.0) == 1
     first.close()
     second.close()
+
+
+def test_a_store_is_read_page_by_page_and_policies_are_forgotten(
+    server: Cluster, database: str
+) -> None:
+    url = server.url(database)
+    with pytest.raises(StoreError, match="nothing was kept"):
+        open_to_read(url)
+    assert server.sql("SELECT tablename FROM pg_tables WHERE tablename = 'claims'", database) == []
+    names = [f"{letter}.example" for letter in "edcba-"]
+    open_store(url).put([stored(name) for name in names])
+    store = open_to_read(url)
+    assert [s.domain for s in store.page("", 4)] == sorted(names)[:4]
+    assert [s.domain for s in store.page(sorted(names)[3], 4)] == sorted(names)[4:]
+    store.delete({"a.example": 999.0, "b.example": 1000.0})
+    assert set(store.get(names)) == {*names} - {"b.example"}
+    store.close()
 
 
 def test_due_policies_are_given_to_one_daemon_only(server: Cluster, database: str) -> None:

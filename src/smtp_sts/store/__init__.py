@@ -317,6 +317,10 @@ def open_store(url: str) -> Store:
 
 def open_to_read(url: str) -> Store:
     """Open a store that is there, without making or changing anything. Raises StoreError."""
+    if is_shared(url):
+        from smtp_sts.store.postgresql import PostgresqlStore
+
+        return PostgresqlStore(url, make=False)
     path = _path_of(url)
     if not path.exists():
         raise StoreError(f"store {path}: there is none; see store.url")

@@ -190,8 +190,8 @@ def _place(parameters: dict[str, Any]) -> str:
 class PostgresqlStore(Store):
     """The policies of a fleet. Blocking; use it from one thread at a time."""
 
-    def __init__(self, url: str) -> None:
-        """Connect, and make the tables where there are none. Raises StoreError."""
+    def __init__(self, url: str, *, make: bool = True) -> None:
+        """Connect, and `make` the tables where there are none. Raises StoreError."""
         parameters = _parameters(url)
         self._place = _place(parameters)
 
@@ -208,7 +208,7 @@ class PostgresqlStore(Store):
         self._ahead = 0.0
         self._measured = float("-inf")
         try:
-            self._make_schema()
+            self._find_schema(make)
         except StoreError:
             self.close()
             raise
@@ -253,6 +253,17 @@ class PostgresqlStore(Store):
             values = {"now": now, "limit": limit, "again": now + LEASE_SECONDS}
             return list(connection.execute(_DUE, values).scalars())
 
+    def page(self, after: str, limit: int) -> list[Stored]:
+        """The next policies behind a domain, in the order of their names. Raises StoreError."""
+        return [_moved(stored, -self._ahead) for stored in super().page(after, limit)]
+
+    def delete(self, domains: dict[str, float]) -> None:
+        """Forget the policies of domains that were fetched at a time or before. Raises StoreError.
+
+        Here only: other daemons go on with what they have in memory.
+        """
+        super().delete({domain: before + self._ahead for domain, before in domains.items()})
+
     def prune(self, now: float, unused_since: float) -> int:
         """Delete what is expired, or unused since a time. Raises StoreError."""
         self._begin_with(_FORGOTTEN)
@@ -287,9 +298,11 @@ class PostgresqlStore(Store):
         """Close the connection."""
         self._engine.dispose()
 
-    def _make_schema(self) -> None:
+    def _find_schema(self, make: bool) -> None:
         with self._told(), self._engine.begin() as connection:
             if not connection.execute(_HAS_SCHEMA).scalar_one():
+                if not make:
+                    raise StoreError(f"store {self.place}: nothing was kept there yet")
                 lock = text("SELECT pg_advisory_xact_lock(:key)")
                 connection.execute(lock, {"key": _ADVISORY_LOCK})
                 if not connection.execute(_HAS_SCHEMA).scalar_one():  # nobody was quicker
