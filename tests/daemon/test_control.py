@@ -18,7 +18,7 @@ from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World, policy_text
 from smtp_sts.mta.client import ask
 
-from .process import daemon, told, until
+from .process import COMMAND, daemon, told, until, workers_of
 
 HOST = "mta-sts.bob.example"
 SECURE = "OK secure match=mx.bob.example servername=hostname"
@@ -173,6 +173,54 @@ def test_the_control_socket_has_its_mode_and_owner_and_goes_with_the_daemon(mode
     asyncio.run(play())
 
 
+@pytest.mark.parametrize("family", [socket.AF_UNIX, socket.AF_INET])
+def test_a_control_socket_that_systemd_hands_over_is_taken_unless_it_is_a_port(
+    family: socket.AddressFamily,
+) -> None:
+    async def play() -> None:
+        async with World() as world, asyncio.timeout(20):
+            config = world.config_toml(control={"socket": ""})
+            handed = world.home / "handed.sock"
+            with socket.socket(family) as listener:
+                listener.bind(str(handed) if family == socket.AF_UNIX else ("127.0.0.1", 0))
+                listener.listen()
+                words = f"exec 3<&{listener.fileno()}; export LISTEN_PID=$$ LISTEN_FDS=1"
+                serve = " ".join([*COMMAND, "--config", str(config), "serve"])
+                process = await asyncio.create_subprocess_exec(
+                    "/bin/bash", "-c", f"{words} LISTEN_FDNAMES=control; exec {serve}",
+                    pass_fds=[listener.fileno()], stderr=asyncio.subprocess.PIPE,
+                )  # fmt: skip
+                try:
+                    if family == socket.AF_UNIX:
+                        assert await command(handed, "list") == [{"end": True}]
+                    else:
+                        assert await process.wait() == 2
+                finally:
+                    if process.returncode is None:
+                        process.terminate()
+                    _, said = await process.communicate()
+                assert (b"is no unix socket" in said) == (family == socket.AF_INET), said
+
+    asyncio.run(play())
+
+
+def test_two_daemons_do_not_take_the_control_socket_from_each_other() -> None:
+    async def play() -> None:
+        async with World() as world:
+            first = world.config_toml()
+            with daemon(first, world.socket_path):
+                other = world.home / "other.sock"
+                text = first.read_text().replace(str(world.socket_path), str(other))
+                second = world.home / "second.toml"
+                second.write_text(text)
+                with daemon(second, other) as process:
+                    log = told(process)
+                assert "another process serves it" in log, log
+                assert await command(world.control_path, "list") == [{"end": True}]
+
+    asyncio.run(play())
+
+
 def test_law_4_without_a_control_socket_the_daemon_serves_all_the_same() -> None:
     async def play() -> None:
         async with World() as world:
@@ -202,7 +250,7 @@ def test_purge_is_taken_in_by_every_worker_and_those_of_before_a_reload() -> Non
                 for _ in range(2):
                     assert {await over(link) for link in links} == {SECURE}
                 process.send_signal(signal.SIGHUP)
-                await asyncio.to_thread(until, lambda: _workers(process) > 2)
+                await asyncio.to_thread(until, lambda: len(workers_of(process)) > 2)
                 new = [await asyncio.open_unix_connection(str(world.socket_path)) for _ in range(8)]
                 for _ in range(2):
                     assert {await over(link) for link in new} == {SECURE}
@@ -229,12 +277,6 @@ async def over(link: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> str:
     async with asyncio.timeout(5):
         length = int((await reader.readuntil(b":"))[:-1])
         return (await reader.readexactly(length + 1))[:-1].decode()
-
-
-def _workers(process: Any) -> int:
-    from .process import workers_of
-
-    return len(workers_of(process))
 
 
 def test_refresh_fetches_at_once_but_waits_after_a_failure_unless_it_is_forced() -> None:

@@ -25,7 +25,7 @@ def example() -> None:
 def check(config_path: str | None) -> None:
     """Read the configuration as the daemon would; status 2 where it would refuse it."""
     from smtp_sts import daemon
-    from smtp_sts.config import ConfigError, find_path, listeners, load
+    from smtp_sts.config import ConfigError, control_address, find_path, listeners, load
     from smtp_sts.resolver import overrides
     from smtp_sts.store import StoreError, open_store
 
@@ -37,6 +37,7 @@ def check(config_path: str | None) -> None:
         sys.exit(2)
     click.echo(f"configuration: {find_path(config_path) or 'defaults, no file'}: good")
     click.echo(f"listens on:    {', '.join(map(str, listeners(loaded)))}")
+    click.echo(f"control:       {control_address(loaded) or 'off'}")
     for sentence in overrides.never_applied(overrides.read(loaded.overrides)):
         click.echo(f"warning:       {sentence}")
     click.echo(f"workers:       {daemon.worker_count(loaded)}")
