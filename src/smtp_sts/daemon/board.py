@@ -21,8 +21,11 @@ SLOTS: Final = 256
 #: What a worker may write, bytes. Pages that nobody writes to take no memory.
 SIZE: Final = 32768
 _FREE, _SERVING, _RETIRED = range(3)
-#: a slot: its state, which of its two texts holds, their lengths
-_HEAD: Final = struct.Struct("=BBxxII")
+#: a slot: its state, how often it was written, the lengths of its two texts. The text of write n is
+#: the one numbered n % 2, and is not touched again before write n + 2.
+_HEAD: Final = struct.Struct("=BxxxIII")
+_WRITES: Final = struct.Struct("=I")
+_WRITES_AT: Final = 4
 _SLOT: Final = _HEAD.size + 2 * SIZE
 _VERSION: Final = struct.Struct("=Q")
 
@@ -85,13 +88,13 @@ class Board:
         if len(text) > SIZE:
             raise ValueError(f"a tally of {len(text)} bytes: names must be bounded")
         at = self._at(slot)
-        state, active, *lengths = _HEAD.unpack_from(self._memory, at)
-        other = 1 - active
-        lengths[other] = len(text)
-        start = at + _HEAD.size + other * SIZE
+        writes = (self._writes(slot) + 1) % 2**32
+        start = at + _HEAD.size + writes % 2 * SIZE
         self._memory[start : start + len(text)] = text
-        _HEAD.pack_into(self._memory, at, state, active, *lengths)
-        self._memory[at + 1] = other  # one byte: from now on it holds
+        _WRITES.pack_into(
+            self._memory, at + _WRITES_AT + _WRITES.size * (1 + writes % 2), len(text)
+        )
+        _WRITES.pack_into(self._memory, at + _WRITES_AT, writes)  # from now on it holds
 
     def read(self) -> Sum:
         """What all have counted. A release that happens meanwhile is waited for, for a while."""
@@ -116,10 +119,16 @@ class Board:
 
     def _read(self, slot: int) -> Tally:
         at = self._at(slot)
-        _, active, *lengths = _HEAD.unpack_from(self._memory, at)
-        start = at + _HEAD.size + active * SIZE
-        text = self._memory[start : start + lengths[active]]
-        return _decode(text) if text else Tally()
+        while True:
+            _, writes, *lengths = _HEAD.unpack_from(self._memory, at)
+            start = at + _HEAD.size + writes % 2 * SIZE
+            text = self._memory[start : start + lengths[writes % 2]]
+            if writes == self._writes(slot):  # else it may have been written over meanwhile
+                return _decode(text) if text else Tally()
+
+    def _writes(self, slot: int) -> int:
+        writes: int = _WRITES.unpack_from(self._memory, self._at(slot) + _WRITES_AT)[0]
+        return writes
 
     def _version(self) -> int:
         version: int = _VERSION.unpack_from(self._memory)[0]

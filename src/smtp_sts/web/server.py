@@ -83,16 +83,16 @@ def speaker(service: Service, find: Find) -> Callable[[], asyncio.BaseProtocol]:
             await _drop_body(request)
             connection.unanswered = False
             page = find(request.rel_url.raw_path)
-            if request.method in METHODS:
-                return await page()
-            found = refused(
-                Refusal(405, "method-not-allowed", f"only {' and '.join(METHODS)} work here")
-            )
-            found.headers["Allow"] = ", ".join(METHODS)
+            if request.method not in METHODS:
+                text = f"only {' and '.join(METHODS)} work here"
+                raise Refusal(405, "method-not-allowed", text)
+            return await page()
         except Refusal as refusal:
             service.count("refused-requests")
             connection.unanswered = False
             found = refused(refusal)
+            if refusal.status == 405:
+                found.headers["Allow"] = ", ".join(METHODS)
         if request.body_exists and not request.content.is_eof():
             found.force_close()
             connection.closing = True
