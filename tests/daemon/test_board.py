@@ -68,7 +68,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_text() -> None:
             n = 0
             while True:
                 n += 1
-                board.write(slot, Tally({"events": n, "y" * (n % 3000): 0}))
+                board.write(slot, Tally({"events": n, "y" * (n % 1000): 0}))
         shown = 0
         until = time.monotonic() + 0.01 + turn / 2000
         try:
