@@ -49,7 +49,7 @@ def postfix_lines() -> Iterator[str]:
             f"established to {mx}:25: TLSv1.3 with cipher TLS_AES_256_GCM_SHA384 (256/256 bits) "
             "key-exchange X25519 server-signature RSA-PSS (2048 bits) server-digest SHA256"
         )
-        to = f"{head}/smtp[{pid}]: {q}: to=<x@{domain}>, relay={mx}:25, delay=0.9, delays=0/0/0/1"
+        to = f"{head}/smtp[{pid}]: {q}: to=<x@{domain}>, relay={mx}:25, delay=0.9, delays=0/0/0.5/0"
         if n % 10 == 0:
             yield f"{to}, dsn=4.7.5, status=deferred (Server certificate not verified)"
         else:
@@ -104,15 +104,17 @@ def datagram(n: int) -> bytes:
     name = f"d{n % DOMAINS}.example"
     failed = n // DOMAINS % 10 == 0
     details = (
-        f'"failure-details":[{{"c":202,"s": "192.0.2.1","n": "mx.{name}","h": "250-mx{n}.{name} '
-        f'{n}\\r\\n250 HELP","r": "192.0.2.2"}}],'
+        f'"failure-details":[{{"c":202,"s": "192.0.2.1","n": "mx.{name}",'
+        f'"h": "250-mx{n}.{name}'
+        f' {n}\\r\\n250 HELP","r": "192.0.2.2"}}],'
         if failed
         else ""
     )
     return (
         f'{{"d": "{name}","pr": "v=TLSRPTv1; rua=mailto:r@{name}","policies":[{{"policy-type":2,'
         f'"policy-domain": "{name}","policy-string":["version: STSv1","mode: enforce","mx: '
-        f'mx.{name}","max_age: 864"],"mx-host":["mx.{name}"],{details}"t":0,"f":{int(failed)}}}]}}'
+        f'mx.{name}","max_age: 86400"],"mx-host":["mx.{name}"],{details}"t":0,'
+        f'"f":{int(failed)}}}]}}'
     ).encode()
 
 

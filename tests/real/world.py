@@ -198,6 +198,8 @@ def _records() -> Iterator[str]:
     """The records of all sites."""
     for site in SITES.values():
         yield f"{site.domain}. 60 MX 10 {site.mx}."
+        reports = f"v=TLSRPTv1; rua=mailto:reports@{site.domain}"
+        yield f'_smtp._tls.{site.domain}. 60 TXT "{reports}"'
         if site.forged:
             yield f"{site.domain}. 60 MX 5 {site.forged}."
         if site.mode:

@@ -149,6 +149,7 @@ def test_our_own_reports_are_left_out() -> None:
         f'=> "x@victim.example {ROUTE} {HOST} {X} CV=yes "@bob.example {ROUTE} {HOST} {X} CV=no',
         f'{HOST}: SMTP error from remote mail server after EHLO: 451 {NOT_OFFERED}',
         f'{HOST}: SMTP error: 451 2026-11-25 03:53:46 1tFabc-0000Ab-2C {HOST}: {NOT_OFFERED}',
+        f"Nov 25 03:53:46 a sshd[1]: Invalid user a exim[77]: {HEAD}{HOST}: {NOT_OFFERED}",
         f"2026-11-25 03:53:46 rejected EHLO from [192.0.2.6]: {HEAD}{HOST}: {NOT_OFFERED}",
         f"2026-11-25 03:53:46 SMTP syntax error in \"{HEAD}{HOST}: {NOT_OFFERED}\" H=x [192.0.2.6]",
     ],

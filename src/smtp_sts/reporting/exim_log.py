@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final
 
-from smtp_sts.reporting.lines import Clock
+from smtp_sts.reporting.lines import STAMP, Clock
 from smtp_sts.reporting.outcome import Outcome, Trouble
 from smtp_sts.tlsrpt import AppliedPolicy
 from smtp_sts.tlsrpt.names import clean, domain_name, ip_address
@@ -26,9 +26,10 @@ from smtp_sts.tlsrpt.results import GENERAL_FAILURE
 MAX_MESSAGES: Final = 10_000
 _MAX_TROUBLES: Final = 20
 
-#: a syslog prefix or none, time, zone, process, message id (of 4.97 and later too)
+#: what syslog puts in front, where Exim logs to it
+_SYSLOG: Final = re.compile(STAMP + rb" [!-~]{1,255} exim[0-9]?\[[0-9]{1,10}\]: ")
+#: time, zone, process, message id (of 4.97 and later too)
 _HEAD: Final = re.compile(
-    rb"(?:[!-~ ]{15,80}? exim[0-9]?\[[0-9]+\]: )?"
     rb"([0-9]{4}-[0-9]{2}-[0-9]{2}) ([0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?"
     rb"(?: ([+-][0-9]{4}))?(?: \[[0-9]+\])? "
     rb"([0-9A-Za-z]{6}-[0-9A-Za-z]{6,11}-[0-9A-Za-z]{2,4}) "
@@ -95,7 +96,10 @@ class EximLog:
         """Take one line, without its end."""
         head = _HEAD.match(line)
         if head is None:
-            return
+            syslog = _SYSLOG.match(line)
+            head = _HEAD.match(line, syslog.end()) if syslog else None
+            if head is None:
+                return
         end = head.end()
         start = line[end : end + 3]
         message_id = head[4]

@@ -11,6 +11,12 @@ from typing import Final
 
 #: Postfix cuts its records at 2,000 bytes, Exim at 8,192, rsyslog at 8,192.
 MAX_LINE: Final = 16 * 1024
+#: How syslog begins a line: groups for the time of old, for that of RFC 3339, and for its zone.
+STAMP: Final = (
+    rb"(?:([A-Z][a-z][a-z] [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2})"
+    rb"|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?"
+    rb"(Z|[+-][0-9]{2}:?[0-9]{2})?)"
+)
 _MONTHS: Final = {
     name: number
     for number, name in enumerate(

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final, cast
 
-from smtp_sts.reporting.lines import Clock
+from smtp_sts.reporting.lines import STAMP, Clock
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
 from smtp_sts.tlsrpt.names import clean, domain_name, ip_address
 from smtp_sts.tlsrpt.results import GENERAL_FAILURE, RESULTS
@@ -28,17 +28,12 @@ MAX_PROCESSES: Final = 10_000
 #: MX hosts that one delivery tries, at most (Postfix: smtp_mx_session_limit, 2).
 _MAX_SESSIONS: Final = 20
 
-_STAMP: Final = (
-    rb"(?:([A-Z][a-z][a-z] [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2})"
-    rb"|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?"
-    rb"(Z|[+-][0-9]{2}:?[0-9]{2})?)"
-)
 #: stamp, host, the instance's name (syslog_name), service and process
 _HEAD: Final = re.compile(
-    _STAMP + rb" ([!-~]{1,255} [A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){0,4}/smtp\[[0-9]{1,10}\]): "
+    STAMP + rb" ([!-~]{1,255} [A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){0,4}/smtp\[[0-9]{1,10}\]): "
 )
 _QMGR: Final = re.compile(
-    _STAMP + rb" [!-~]{1,255} [A-Za-z0-9_./-]+/n?qmgr\[[0-9]+\]: ([0-9A-Za-z]+): from=<([^>]*)>, "
+    STAMP + rb" [!-~]{1,255} [A-Za-z0-9_./-]+/n?qmgr\[[0-9]+\]: ([0-9A-Za-z]+): from=<([^>]*)>, "
 )
 _HOST: Final = rb"([A-Za-z0-9_.-]{1,255})\[([0-9A-Fa-f:.]{2,45})\]"
 _ESTABLISHED: Final = re.compile(
