@@ -184,13 +184,14 @@ class PostfixLog:
     ) -> _Session | None:
         """The session that the process has with a host; None where its line has no time.
 
-        What is told of a certificate comes before the session is said to be established.
+        What is told of a certificate, even that it failed, comes before the session is said to be
+        established.
         """
         process = self._process(head)
         address = ip_address(ip.decode("ascii"))
         if process.sessions:
             last = process.sessions[-1]
-            if last.ip == address and not (new and (last.tls or last.result)):
+            if last.ip == address and not (new and last.tls):
                 return last
         at = self._at(head)
         if at is None:
@@ -318,10 +319,16 @@ class PostfixLog:
 def _unverified(session: _Session) -> tuple[str, str]:
     """The result type of "Server certificate not verified"."""
     evidence = session.evidence
-    if b"has expired" in evidence[:64] or b"not yet valid" in evidence[:64]:
-        return "certificate-expired", _clean(evidence)
-    # Postfix calls a certificate trusted whose chain is good, verified whose name is good too.
-    if session.tls == "trusted":
+    # The words of Postfix 3.10's own TLSRPT, so that a log of any version gives the same report.
+    if evidence == b"certificate has expired":
+        return "certificate-expired", ""
+    if evidence == b"certificate not yet valid":
+        return "certificate-expired", "certificate not yet valid"
+    if evidence == b"self-signed certificate":
+        return GENERAL_FAILURE, "self-signed_certificate"
+    # 3.10 calls a certificate trusted whose chain is good, verified whose name is good too; before,
+    # the name alone makes it untrusted.
+    if session.tls == "trusted" or evidence == b"num=62:hostname mismatch":
         return "certificate-host-mismatch", ""
     return "certificate-not-trusted", _clean(evidence)
 
