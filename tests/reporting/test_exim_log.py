@@ -82,6 +82,7 @@ UNVERIFIED = "TLS session: (certificate verification failed): certificate invali
         ([], "a TLS session is required, but an attempt to start TLS failed",
          "validation-failure"),
         ([], UNVERIFIED, "certificate-not-trusted"),
+        ([], "TLS session: (certificate verification failed)", "certificate-host-mismatch"),
         (['[192.0.2.2] SSL verify error: certificate name mismatch: DN="CN=x" H="mx.bob.example"'],
          UNVERIFIED, "certificate-host-mismatch"),
         (["[192.0.2.2] SSL verify error: depth=0 error=certificate has expired cert=/CN=x"],
@@ -170,3 +171,36 @@ def test_any_line_is_taken(words: list[str]) -> None:
     for _ in range(2):
         log.line((HEAD + "".join(words)).encode("utf-8", "replace"))
     log.finish()
+
+
+#: What Exim 4.96 of Debian 12 (GnuTLS) logged of good and bad receivers.
+REAL = """\
+2026-11-25 04:50:42 1xW4xu-0003CL-0Y <= alice@alice.example U=root P=local S=304
+2026-11-25 04:50:42 1xW4xu-0003CL-0Y => bob@enforce.example R=strict T=strict H=mx.enforce.example [192.0.2.25] X=TLS1.3:ECDHE_SECP256R1__ECDSA_SECP256R1_SHA256__AES_256_GCM:256 CV=yes C="250 taken"
+2026-11-25 04:50:42 1xW4xu-0003CL-0Y Completed
+2026-11-25 04:50:42 1xW4xu-0003CR-0f == bob@wrong-name.example R=strict T=strict defer (-37) H=mx.wrong-name.example [192.0.2.35]: TLS session: (certificate verification failed)
+2026-11-25 04:50:42 1xW4xu-0003CV-0j == bob@self-signed.example R=strict T=strict defer (-37) H=mx.self-signed.example [192.0.2.36]: TLS session: (certificate verification failed): certificate invalid
+2026-11-25 04:50:42 1xW4xu-0003Cf-0u H=mx.stripped.example [192.0.2.33]: a TLS session is required, but the server did not offer TLS support
+2026-11-25 04:50:42 1xW4xu-0003Cf-0u == bob@stripped.example R=strict T=strict defer (-38) H=mx.stripped.example [192.0.2.33]: a TLS session is required, but the server did not offer TLS support
+2026-11-25 04:50:42 1xW4xu-0003Cp-14 => bob@testing.example R=other T=remote_smtp H=mx.testing.example [192.0.2.29] X=TLS1.3:ECDHE_SECP256R1__ECDSA_SECP256R1_SHA256__AES_256_GCM:256 CV=no C="250 taken"
+2026-11-25 04:50:42 1xW4xu-0003Cp-14 Completed
+2026-11-25 04:50:42 1xW4xu-0003Ct-19 => bob@plain.example R=other T=remote_smtp H=mx.plain.example [192.0.2.32] C="250 taken"
+2026-11-25 04:50:42 1xW4xu-0003D1-1I == bob@stripped.example R=strict T=strict defer (-54): retry time not reached for any host for 'stripped.example'
+2026-11-25 04:50:45 Start queue run: pid=12443 -qff
+2026-11-25 04:50:45 1xW4xu-0003CV-0j == bob@self-signed.example R=strict T=strict defer (-37) H=mx.self-signed.example [192.0.2.36]: TLS session: (certificate verification failed): certificate invalid
+2026-11-25 04:50:45 1xW4xu-0003CV-0j == eve@self-signed.example R=strict T=strict defer (-37) H=mx.self-signed.example [192.0.2.36]: TLS session: (certificate verification failed): certificate invalid
+2026-11-25 04:50:45 End queue run: pid=12443 -qff
+"""  # noqa: E501
+
+
+def test_the_log_of_a_real_exim() -> None:
+    log, taken = _read(*REAL.splitlines())
+    assert [(o.domain, o.tls, o.troubles[0].result_type if o.failed else "") for o in taken] == [
+        ("enforce.example", "verified", ""),
+        ("wrong-name.example", "", "certificate-host-mismatch"),
+        ("self-signed.example", "", "certificate-not-trusted"),
+        ("stripped.example", "", "starttls-not-supported"),
+        ("testing.example", "untrusted", ""),
+        ("self-signed.example", "", "certificate-not-trusted"),
+    ]
+    assert (log.plain, log.unclear, log.unattributed) == (1, 0, 0)

@@ -1,10 +1,11 @@
 """What Exim's main log says of its TLS sessions (log selectors tls_cipher and
 tls_certificate_verified, which are on by default).
 
-A delivery line tells of a session that carried mail; that an MX host failed stands on lines of its
-own before, with the message's id but without the domain. They wait with the message: a deferral
-with the same reason takes them, and so does the end of a message that went to one domain only. What
-cannot be told apart is counted as unattributed, not guessed.
+A delivery line tells of a session that carried mail, a deferral of one that did not. That one MX
+host of several failed stands on a line of its own before, with the message's id but without the
+domain. Such lines wait with the message: a deferral with the same reason takes them, and so does
+the end of a message that went to one domain only. What cannot be told apart is counted as
+unattributed, not guessed.
 
 Promises: text of a remote host is never taken for Exim's own: the expressions are anchored, and
 nothing is read from behind DN= or C=, which strangers write. Memory is bounded. Must not: do I/O.
@@ -25,6 +26,8 @@ from smtp_sts.tlsrpt.results import GENERAL_FAILURE
 #: Messages that are remembered; of more, the oldest are let go.
 MAX_MESSAGES: Final = 10_000
 _MAX_TROUBLES: Final = 20
+#: Seconds between deferrals that may be of one session.
+_ONE_SESSION: Final = 2.0
 
 #: what syslog puts in front, where Exim logs to it
 _SYSLOG: Final = re.compile(STAMP + rb" [!-~]{1,255} exim[0-9]?\[[0-9]{1,10}\]: ")
@@ -59,7 +62,7 @@ _DANE: Final = re.compile(rb"DANE error: (.*)")
 
 
 class _Message:
-    __slots__ = ("domains", "evidence", "troubles")
+    __slots__ = ("deferred", "domains", "evidence", "troubles")
 
     def __init__(self) -> None:
         self.domains: set[str] = set()
@@ -67,6 +70,8 @@ class _Message:
         self.troubles: list[tuple[float, bytes, Trouble]] = []
         #: what OpenSSL said of a host's certificate, by address
         self.evidence: dict[str, Trouble] = {}
+        #: time, domain and reason of the last deferral
+        self.deferred: tuple[float, str, bytes] = (0.0, "", b"")
 
 
 class EximLog:
@@ -227,21 +232,34 @@ class EximLog:
 
     def _deferred(self, head: re.Match[bytes], message_id: bytes, domain: str, rest: bytes) -> None:
         found = _DEFER.match(rest)
-        message = self._messages.get(message_id)
         if found is None or not domain:
             return
         reason = found[3]
-        own = [t for t in message.troubles if _same(t[1], reason)] if message is not None else []
+        at = self._at(head)
+        if at is None:
+            return
+        message = self._messages.get(message_id)
+        own: list[tuple[float, bytes, Trouble]] = []
         if message is not None:
             message.domains.add(domain)
+            own = [t for t in message.troubles if _same(t[1], reason)]
             message.troubles = [t for t in message.troubles if not _same(t[1], reason)]
-        elif found[1] is not None:
-            trouble = _trouble(found[1], found[2], reason, {})
-            at = self._at(head) if trouble is not None else None
-            if trouble is not None and at is not None:
+        if not own and found[1] is not None:
+            # one host only, and no line of its own
+            trouble = _trouble(found[1], found[2], reason, message.evidence if message else {})
+            if trouble is not None:
                 own = [(at, reason, trouble)]
-        for at, _, trouble in own:
-            self._fail(at, domain, trouble)
+        if not own:
+            return
+        # each recipient of a session has a line, one right after the other
+        message = self._message(message_id)
+        message.domains.add(domain)
+        last_at, *last = message.deferred
+        message.deferred = (at, domain, reason)
+        if last == [domain, reason] and at - last_at < _ONE_SESSION:
+            return
+        for when, _, trouble in own:
+            self._fail(when, domain, trouble)
 
     def _completed(self, message_id: bytes) -> None:
         message = self._messages.pop(message_id, None)
@@ -290,7 +308,9 @@ def _trouble(host: bytes, ip: bytes, reason: bytes, evidence: dict[str, Trouble]
         stage = found[1] or b""
         result, why = GENERAL_FAILURE, _clean(stage + b": " + found[2] if stage else found[2])
         if stage.startswith(b"certificate verification failed"):
-            result, why = "certificate-not-trusted", _clean(found[2])
+            # With GnuTLS, Exim has a reason for all but a name that does not match (seen: 4.96).
+            result = "certificate-not-trusted" if found[2] else "certificate-host-mismatch"
+            why = _clean(found[2])
             known = evidence.pop(address, None)
             if known is not None:
                 result, why = known.result_type, known.failure_reason_code
