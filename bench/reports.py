@@ -1,6 +1,6 @@
 """How fast TLS results are collected: logs read, sessions counted, datagrams received.
 
-    .venv/bin/python bench/reports.py [logs|sessions|datagrams]
+    .venv/bin/python bench/reports.py [logs|sessions|datagrams|loss]
 
 Each figure is of one process that shares the machine with whatever else runs on it; datagrams come
 from a blocking sender in a second process, so their figure is that of both. Nothing is written but
@@ -9,27 +9,34 @@ a temporary folder.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import queue
 import resource
 import selectors
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import msgspec
 
 from smtp_sts.reporting.aggregate import Aggregate
 from smtp_sts.reporting.exim_log import EximLog
 from smtp_sts.reporting.lines import Clock, Lines
 from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.reporting.receive import Receiver, bind
-from smtp_sts.store.tallies import open_tallies
+from smtp_sts.store.tallies import Tally, open_tallies
 
 LINES = 1_000_000
 SESSIONS = 1_000_000
 DOMAINS = 20_000
 DATAGRAMS = 300_000
+RATE = 10_000
+LOSS_SECONDS = 20
 BLOCK = 256 * 1024
 NOW = 1_790_000_000.0
 
@@ -174,8 +181,82 @@ def datagrams(folder: Path) -> None:
     print(f"{DATAGRAMS / seconds:,.0f} datagrams/s, {receiver.outcomes:,} outcomes")
 
 
+def loss(folder: Path) -> None:
+    """10,000 datagrams a second for LOSS_SECONDS, counted, and written every second meanwhile."""
+    path = folder / "tlsrpt.sock"
+    source = bind(path, 0o600)
+    read_end, write_end = os.pipe()
+    sender = os.fork()
+    if sender == 0:
+        os.write(write_end, str(_send_paced(path)).encode())
+        os._exit(0)
+    # Another process writes: beside a busy thread, each receive would wait for the interpreter.
+    ours, theirs = multiprocessing.Pipe()
+    writer = os.fork()
+    if writer == 0:
+        ours.close()
+        tallies = open_tallies(f"sqlite:///{folder}/s.db")
+        while data := theirs.recv_bytes():
+            tallies.add(msgspec.msgpack.decode(data, type=list[Tally]))
+        os._exit(0)
+    theirs.close()
+    aggregate = Aggregate()
+    receiver = Receiver(source, aggregate.take, lambda: NOW)
+    batches: queue.SimpleQueue[list[Tally]] = queue.SimpleQueue()
+
+    def forward() -> None:
+        while batch := batches.get():
+            ours.send_bytes(msgspec.msgpack.encode(batch))
+        ours.send_bytes(b"")
+
+    forwarder = threading.Thread(target=forward)
+    forwarder.start()
+    poll = selectors.DefaultSelector()
+    poll.register(source, selectors.EVENT_READ)
+    end = time.monotonic() + LOSS_SECONDS + 1
+    due = time.monotonic() + 1
+    while time.monotonic() < end:
+        poll.select(0.1)
+        receiver.drain()
+        if time.monotonic() > due and (batch := aggregate.drain(100)):
+            batches.put(batch)
+        elif not aggregate.waiting:
+            due = time.monotonic() + 1
+    batches.put([])
+    forwarder.join()
+    os.waitpid(writer, 0)
+    os.waitpid(sender, 0)
+    lost = int(os.read(read_end, 100))
+    sent = RATE * LOSS_SECONDS
+    length = Path("/proc/sys/net/unix/max_dgram_qlen").read_text().strip()
+    print(
+        f"queue of {length}: {sent:,} sent in {LOSS_SECONDS} s, {lost:,} lost "
+        f"({lost / sent:.2%}), {receiver.datagrams:,} received"
+    )
+
+
+def _send_paced(path: Path) -> int:
+    """Send RATE a second in bursts of some five; how many found the queue full."""
+    made = [datagram(n) for n in range(1000)]
+    out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    out.connect(str(path))
+    lost = 0
+    start = time.monotonic()
+    for n in range(RATE * LOSS_SECONDS):
+        ahead = n / RATE - (time.monotonic() - start)
+        if ahead > 0.0005:
+            time.sleep(ahead)
+        try:
+            out.send(made[n % 1000])
+        except BlockingIOError:
+            lost += 1
+    return lost
+
+
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["logs", "sessions", "datagrams"]
+    wanted = sys.argv[1:] or ["logs", "sessions", "datagrams", "loss"]
     with tempfile.TemporaryDirectory() as name:
         for measure in wanted:
-            {"logs": logs, "sessions": sessions, "datagrams": datagrams}[measure](Path(name))
+            {"logs": logs, "sessions": sessions, "datagrams": datagrams, "loss": loss}[measure](
+                Path(name)
+            )

@@ -214,6 +214,9 @@ def open_tallies(url: str) -> Tallies:
     path = _path_of(url)
     engine = _engine(path)
     try:
+        with engine.connect() as connection:
+            # Whole batches, not each at once on the disk: seconds of counts are not worth a sync.
+            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
         _metadata.create_all(engine)
     except SQLAlchemyError as error:
         engine.dispose()
