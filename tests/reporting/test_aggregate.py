@@ -177,6 +177,14 @@ def test_what_was_delivered_is_forgotten(tallies: Tallies) -> None:
     assert list(tallies.domains(TODAY)) == ["b.example"]
 
 
+def test_a_store_that_cannot_be_opened_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "s.db").write_bytes(b"no database at all" * 100)
+    with pytest.raises(StoreError, match="set aside"):
+        open_tallies(f"sqlite:///{tmp_path}/s.db")
+    with pytest.raises(StoreError, match="create its folder"):
+        open_tallies(f"sqlite:///{tmp_path}/absent/s.db")
+
+
 def test_policies_and_counts_share_a_store(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     store = open_store(url)
