@@ -7,7 +7,7 @@ PIP := $(BIN)/pip --disable-pip-version-check -q install
 .PHONY: demo test bench lock clean
 
 demo: $(VENV)/lab
-	$(BIN)/smtp-sts lab
+	$(BIN)/smtp-sts lab demo
 
 test: $(VENV)/test
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then sh tests/real/install.sh; fi

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from smtp_sts.config import UnixAddress
 from smtp_sts.lab.sender import (
     Delivery,
     Sender,
@@ -17,6 +19,7 @@ from smtp_sts.lab.sender import (
     read_reply,
 )
 from smtp_sts.lab.world import World
+from smtp_sts.mta.client import ask
 
 SECURE = "OK secure match=mx.bob.example servername=hostname"
 TLSRPT = (
@@ -49,7 +52,10 @@ def netstring(text: str) -> bytes:
 async def deliver(world: World, reply: str) -> Delivery:
     async with responder(world.socket_path, netstring(reply)):
         sender = Sender(
-            world.names.address, world.smtp_port, world.ca_file, socket=world.socket_path
+            world.names.address,
+            world.smtp_port,
+            world.ca_file,
+            ask=partial(ask, UnixAddress(str(world.socket_path)), "postfix"),
         )
         return await sender.send("bob@bob.example", "Subject: x\r\n\r\n.dot")
 
@@ -68,7 +74,9 @@ async def deliver(world: World, reply: str) -> Delivery:
         ("TEMP try later", "none", ""),
         ("OK ", "none", ""),
         ("OK secure servername=hostname", "none", ""),
-        ("OK dane", "none", ""),
+        ("OK dane", "unverified", "mx.bob.example"),
+        ("OK dane-only", "none", ""),
+        ("OK fingerprint", "none", ""),
     ],
 )
 def test_the_reply_decides_how_mail_goes(reply: str, tls: str, host: str) -> None:

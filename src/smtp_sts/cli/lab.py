@@ -7,14 +7,20 @@ lab could not be played. Must not: hold any logic of the lab.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
+    import asyncio
+
     from smtp_sts.lab.play import Result
+    from smtp_sts.lab.scenarios import Scenario
 
 _WORDS = {
+    None: "",
     "verified": "delivered, verified TLS",
     "delivered": "delivered",
     "mallory": "mallory reads it",
@@ -22,137 +28,281 @@ _WORDS = {
 }
 
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
-def lab(as_json: bool) -> None:
+class _PlayUnlessTold(click.Group):
+    """Options and names of scenarios without a command are those of `play`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0] not in self.commands and args[0] != "--help"):
+            args = ["play", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_PlayUnlessTold)
+def lab() -> None:
     """Play attacks on mail in a small Internet on this machine.
 
     Starts DNS, policy hosts and mail servers on loopback and the daemon against them, lets alice
-    send mail to bob while mallory attacks, and prints what happened with protection and what would
-    have happened without. Needs neither root nor network. Exit status 0: all as it must be.
+    send mail to bob while mallory attacks, and prints what came of it. Needs neither root nor
+    network. Exit status 0: all as it must be; 1: not all; 3: it could not be played.
     """
+    missing = _missing()
+    if missing:
+        click.echo(f"The lab needs the package {missing}: pip install 'smtp-sts[lab]'", err=True)
+        raise SystemExit(3)
+
+
+def _missing() -> str:
     try:
         import aiosmtpd  # noqa: F401
         import dns  # noqa: F401
     except ImportError as error:
-        click.echo(f"The lab needs the package {error.name}: pip install 'smtp-sts[lab]'", err=True)
-        raise SystemExit(3) from None
-    import time
-
-    from smtp_sts.lab.play import PlayError
-    from smtp_sts.lab.scenarios import SCENARIOS
-
-    began = time.monotonic()
-    try:
-        results = _play(len(SCENARIOS), quiet=as_json)
-    except (PlayError, OSError) as error:
-        click.echo(f"The lab could not be played: {error}", err=True)
-        raise SystemExit(3) from None
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
-        raise SystemExit(130) from None
-    seconds = time.monotonic() - began
-    if as_json:
-        _print_json(results, seconds)
-    elif sys.stdout.isatty():
-        _print_table(results)
-    else:
-        _print_plain(results)
-    wrong = [result for result in results if not result.right]
-    if not as_json:
-        if wrong:
-            click.echo(f"{len(wrong)} of {len(results)} came out wrong.")
-        else:
-            click.echo(f"All {len(results)} came out right, in {seconds:.1f} s.")
-    raise SystemExit(1 if wrong else 0)
+        return error.name or "?"
+    return ""
 
 
-def _play(total: int, *, quiet: bool) -> list[Result]:
-    """Play everything, with progress on standard error where that is a terminal."""
+_json = click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
+_junit = click.option(
+    "--junit", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the results as JUnit XML too.",
+)  # fmt: skip
+
+
+@lab.command()
+@_json
+@_junit
+@click.argument("names", nargs=-1)
+def play(names: tuple[str, ...], as_json: bool, junit: Path | None) -> None:
+    """Play scenarios, all or those with one of the NAMES or tags (`demo`: a telling dozen)."""
+    from smtp_sts.lab.play import play as perform
+
+    chosen = _chosen(names)
+    _perform(lambda done: perform(chosen, done=done), chosen, as_json=as_json, junit=junit)
+
+
+@lab.command()
+@click.argument("names", nargs=-1)
+def explain(names: tuple[str, ...]) -> None:
+    """Tell the story of one scenario in words; without NAMES, list them all."""
+    from smtp_sts.lab.story import tell
+
+    chosen = _chosen(names)
+    if names:
+        click.echo("\n\n".join(tell(scenario) for scenario in chosen))
+        return
+    width = max(len(scenario.name) for scenario in chosen)
+    for scenario in chosen:
+        click.echo(f"{scenario.name:{width}}  {scenario.title} [{', '.join(scenario.tags)}]")
+
+
+@lab.command()
+@click.argument("names", nargs=-1)
+def shell(names: tuple[str, ...]) -> None:
+    """Leave the world of some scenarios standing, with lines to paste into another terminal.
+
+    Each Enter does the next step of the scenarios NAMES (`strip` if none is named); end of input or
+    Ctrl-C ends it.
+    """
+
+    from smtp_sts.lab.shell import standing
+
+    chosen = _chosen(names or ("strip",))
+
+    async def stand() -> None:
+        async with standing(chosen) as made:
+            click.echo("\n".join(made.lines()))
+            click.echo("\nThe world stands. Enter: the next step. Ctrl-C or Ctrl-D: the end.")
+            lines = await _lines()
+            while await lines.readline():
+                done = await made.next()
+                click.echo(done or "Nothing is left to do; the world still stands.")
+
+    _run(stand)
+
+
+async def _lines() -> asyncio.StreamReader:
+    """Standard input, read without holding up the world."""
     import asyncio
-    import logging
-    import signal
+
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    return reader
+
+
+@lab.command()
+@click.option(
+    "--socketmap", metavar="ADDRESS:MAP",
+    help="Where the daemon listens, as Postfix writes it: inet:127.0.0.1:8461:postfix.",
+)  # fmt: skip
+@click.option("--start", metavar="COMMAND", help="What starts it; it must stay in the foreground.")
+@click.option(
+    "--patience", metavar="SECONDS", type=click.FloatRange(min=0.5, max=600), default=8.0,
+    show_default=True, help="How long it has to see a change at a domain in use.",
+)  # fmt: skip
+@click.option("--inside", is_flag=True, hidden=True)
+@_json
+@_junit
+@click.argument("names", nargs=-1)
+def score(
+    names: tuple[str, ...],
+    socketmap: str | None,
+    start: str | None,
+    patience: float,
+    inside: bool,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
+    """Play the scenarios against any policy daemon; against this one if none is named.
+
+    The daemon runs in namespaces of its own (root, or user namespaces), where resolv.conf and the
+    system's CA certificates lead into the lab: DNS on port 53, policy hosts on 443. COMMAND is run
+    by the shell; $LAB_HOME is an empty directory for its files. Let it look at domains in use as
+    often as it can, and keep what it knows on disk. $SSL_CERT_FILE names the lab's CA.
+    """
+    from smtp_sts.lab.apart import ApartError
+    from smtp_sts.lab.score import inside_of, run
+    from smtp_sts.lab.subject import parse_socketmap
+
+    chosen = _chosen(names)
+    if bool(socketmap) != bool(start):
+        raise click.UsageError("--socketmap and --start go together.")
+    try:
+        where = parse_socketmap(socketmap) if socketmap else None
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--socketmap") from None
+    if not inside:
+        try:
+            raise SystemExit(inside_of([sys.executable, "-m", "smtp_sts", *sys.argv[1:]]))
+        except ApartError as error:
+            click.echo(f"The lab could not be played: {error}", err=True)
+            raise SystemExit(3) from None
+    _perform(
+        lambda done: run(chosen, start or "", where, patience=patience, done=done),
+        chosen, as_json=as_json, junit=junit, stop_with_input=True,
+    )  # fmt: skip
+
+
+def _chosen(names: Sequence[str]) -> list[Scenario]:
+    from smtp_sts.lab.scenarios import ScenarioError, choose, load
+
+    try:
+        return choose(load(), names)
+    except ScenarioError as error:
+        click.echo(f"{error}", err=True)
+        raise SystemExit(2) from None
+
+
+def _perform(
+    work: Callable[[Callable[[Result], None]], Awaitable[list[Result]]],
+    chosen: Sequence[Scenario],
+    *,
+    as_json: bool,
+    junit: Path | None,
+    stop_with_input: bool = False,
+) -> None:
+    """Play with progress on standard error where that is a terminal, print, and exit."""
+    import time
 
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-    from smtp_sts.lab.play import play
+    from smtp_sts.lab import results as forms
+
+    began = time.monotonic()
+    console = Console(stderr=True)
+    columns = (TextColumn("alice, bob and mallory play"), MofNCompleteColumn())
+    with Progress(
+        *columns, console=console, transient=True, disable=as_json or not console.is_terminal
+    ) as progress:
+        bar = progress.add_task("", total=len(chosen))
+        results = _run(lambda: work(lambda _: progress.advance(bar)), stop_with_input)
+    seconds = time.monotonic() - began
+    if junit:
+        try:
+            junit.write_bytes(forms.junit(results, seconds))
+        except OSError as error:
+            click.echo(f"{junit} cannot be written: {error.strerror}", err=True)
+            raise SystemExit(3) from None
+    wrong = [result for result in results if not result.right]
+    if as_json:
+        import json
+
+        click.echo(json.dumps(forms.as_data(results, seconds), indent=2))
+        raise SystemExit(1 if wrong else 0)
+    _print(results)
+    if wrong:
+        bad, none = forms.count(results, "wrong"), forms.count(results, "not supported")
+        click.echo(f"{len(results) - len(wrong)} of {len(results)} came out right, {bad} wrong, "
+                   f"{none} not supported, in {seconds:.1f} s.")  # fmt: skip
+    else:
+        click.echo(f"All {len(results)} came out right, in {seconds:.1f} s.")
+    raise SystemExit(1 if wrong else 0)
+
+
+def _run(work: Callable[[], Awaitable[Any]], stop_with_input: bool = False) -> Any:
+    """Run until done or stopped by Ctrl-C, SIGTERM, or the end of standard input."""
+    import asyncio
+    import logging
+    import signal
+
+    from smtp_sts.lab.apart import ApartError
+    from smtp_sts.lab.subject import SubjectError
 
     # The receivers log every handshake that alice breaks off; what matters is in the results.
     logging.getLogger("mail.log").setLevel(logging.CRITICAL)
-    console = Console(stderr=True)
-    columns = (TextColumn("alice, bob and mallory play"), MofNCompleteColumn())
 
-    async def whole() -> list[Result]:
+    async def whole() -> Any:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-        return await play(done=lambda _: progress.advance(bar))
-
-    with Progress(
-        *columns, console=console, transient=True, disable=quiet or not console.is_terminal
-    ) as progress:
-        bar = progress.add_task("", total=total)
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        if stop_with_input:
+            loop.add_reader(sys.stdin, task.cancel)
         try:
-            return asyncio.run(whole())
-        except asyncio.CancelledError:
-            raise KeyboardInterrupt from None
+            return await work()
+        finally:
+            if stop_with_input:
+                loop.remove_reader(sys.stdin)
 
-
-def _print_json(results: list[Result], seconds: float) -> None:
-    import json
-
-    rows = [
-        {
-            "name": result.scenario.name,
-            "mallory": result.scenario.does,
-            "rule": f"RFC 8461 {result.scenario.rule}",
-            "with": result.protected,
-            "with_expected": result.scenario.protected,
-            "without": result.unprotected,
-            "without_expected": result.scenario.unprotected,
-            "reply": result.reply,
-            "waited": round(result.waited, 3),
-            "story": result.story,
-            "troubles": result.troubles,
-            "right": result.right,
-        }
-        for result in results
-    ]
-    right = all(result.right for result in results)
-    click.echo(json.dumps({"right": right, "seconds": round(seconds, 1), "rows": rows}, indent=2))
+    try:
+        return asyncio.run(whole())
+    except (SubjectError, ApartError, OSError) as error:
+        click.echo(f"The lab could not be played: {error}", err=True)
+        raise SystemExit(3) from None
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        click.echo("Stopped.", err=True)
+        raise SystemExit(130) from None
 
 
 def _verdict(result: Result) -> str:
-    if not result.right:
-        return f"WRONG: {'; '.join(result.troubles)}"
+    from smtp_sts.lab.results import consequences
+
+    if result.verdict == "wrong":
+        return f"WRONG ({consequences(result)}): {'; '.join(t.text for t in result.troubles)}"
+    if result.verdict == "not supported":
+        return f"not supported ({', '.join(result.scenario.needs)})"
     if result.protected == "deferred" and result.unprotected == "mallory":
         return "protected"
     return "right"
 
 
-def _print_table(results: list[Result]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("mallory", "with protection", "without", "verdict", title="smtp-sts lab")
-    for result in results:
-        table.add_row(
-            result.scenario.does,
-            _WORDS[result.protected],
-            _WORDS[result.unprotected],
-            _verdict(result),
-            style=None if result.right else "red",
-        )
-    Console().print(table)
-
-
-def _print_plain(results: list[Result]) -> None:
-    rows = [("mallory", "with protection", "without", "verdict")]
-    rows += [
-        (r.scenario.does, _WORDS[r.protected], _WORDS[r.unprotected], _verdict(r)) for r in results
+def _print(results: Sequence[Result]) -> None:
+    rows = [
+        (r.scenario.name, r.scenario.title, _WORDS[r.protected], _WORDS[r.unprotected], _verdict(r))
+        for r in results
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    for row in rows:
+    head = ("scenario", "mallory", "with protection", "without", "verdict")
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(*head, title="smtp-sts lab")
+        for row, result in zip(rows, results, strict=True):
+            table.add_row(*map(escape, row), style=None if result.right else "red")
+        Console().print(table)
+        return
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(4)]
+    for row in [head, *rows]:
         cells = (cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True))
         click.echo("  ".join(cells).rstrip())

@@ -28,9 +28,6 @@ Defect = Literal["servfail", "refused", "nxdomain", "timeout", "truncated", "cut
 TTL: Final = 60
 #: How long the absence of a name or type may be remembered, seconds.
 NEGATIVE_TTL: Final = 30
-_ROOT: Final = dns.rrset.from_text(
-    ".", TTL, "IN", "SOA", f". mallory.example. 1 7200 3600 86400 {NEGATIVE_TTL}"
-)
 _CHAIN: Final = 8
 
 
@@ -41,8 +38,12 @@ def _key(name: str) -> str:
 class Names:
     """Records by (name, type) as text, and defects by name; `address` is where it answers."""
 
-    def __init__(self) -> None:
-        """Know no name, and listen nowhere yet."""
+    def __init__(self, ttl: int = TTL, negative_ttl: int = NEGATIVE_TTL) -> None:
+        """Know no name, and listen nowhere yet; the times to live are seconds."""
+        self._ttl = ttl
+        self._root = dns.rrset.from_text(
+            ".", ttl, "IN", "SOA", f". mallory.example. 1 7200 3600 86400 {negative_ttl}"
+        )
         self.address: tuple[str, int] = ("127.0.0.1", 0)
         #: How often each (name, type) was asked for.
         self.queries: Counter[tuple[str, str]] = Counter()
@@ -82,11 +83,12 @@ class Names:
         self._signed[_key(zone)] = signed
         self._rendered.clear()
 
-    async def start(self, host: str = "127.0.0.1") -> None:
-        """Listen on one free port, UDP and TCP. Raises OSError."""
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen on one port, UDP and TCP; 0 takes a free one. Raises OSError."""
         loop = asyncio.get_running_loop()
-        for last in (False,) * 9 + (True,):
-            self._tcp = await asyncio.start_server(self._serve_tcp, host, 0)
+        wanted = port
+        for last in (False,) * (0 if wanted else 9) + (True,):
+            self._tcp = await asyncio.start_server(self._serve_tcp, host, wanted)
             port = self._tcp.sockets[0].getsockname()[1]
             try:
                 self._udp, _ = await loop.create_datagram_endpoint(
@@ -138,7 +140,7 @@ class Names:
             reply.set_rcode(dns.rcode.REFUSED)
         elif defect == "nxdomain":
             reply.set_rcode(dns.rcode.NXDOMAIN)
-            reply.authority.append(_ROOT)
+            reply.authority.append(self._root)
         else:
             self._fill(reply, name, rrtype)
         whole = reply.to_wire(max_size=65535)[2:]
@@ -149,27 +151,30 @@ class Names:
             return (name, rrtype), cut.to_wire()[2:], b"" if defect == "cut" else whole
         return (name, rrtype), whole, whole
 
-    def _is_signed(self, name: str) -> bool:
-        labels = name.split(".")
+    def is_signed(self, name: str) -> bool:
+        """Whether a name lies in a signed zone."""
+        labels = _key(name).split(".")
         zones = (".".join(labels[n:]) for n in range(len(labels)))
         return next((self._signed[zone] for zone in zones if zone in self._signed), False)
 
     def _fill(self, reply: dns.message.Message, name: str, rrtype: str) -> None:
         reply.flags |= dns.flags.AD
         for _ in range(_CHAIN):
-            if not self._is_signed(name):
+            # A DS record, and the proof that there is none, lie in the zone above (RFC 4035).
+            above = name.partition(".")[2] if rrtype == "DS" else name
+            if not (self.is_signed(name) or self.is_signed(above)):
                 reply.flags &= ~dns.flags.AD
             owner = dns.name.from_text(name)
             if texts := self._records.get((name, rrtype)):
-                reply.answer.append(dns.rrset.from_text_list(owner, TTL, "IN", rrtype, texts))
+                reply.answer.append(dns.rrset.from_text_list(owner, self._ttl, "IN", rrtype, texts))
                 return
             target = self._records.get((name, "CNAME"))
             if not target:
                 if not self._known[name]:
                     reply.set_rcode(dns.rcode.NXDOMAIN)
-                reply.authority.append(_ROOT)  # RFC 2308 section 3
+                reply.authority.append(self._root)  # RFC 2308 section 3
                 return
-            reply.answer.append(dns.rrset.from_text_list(owner, TTL, "IN", "CNAME", target))
+            reply.answer.append(dns.rrset.from_text_list(owner, self._ttl, "IN", "CNAME", target))
             name = _key(target[0])
         reply.set_rcode(dns.rcode.SERVFAIL)
 

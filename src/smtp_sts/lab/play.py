@@ -1,220 +1,441 @@
-"""The play: the real daemon started in the lab's world, every scenario played, results as data.
+"""The play: a daemon in the lab's world, scenario after scenario, results as data.
 
-Promises: scenarios play at once, each on a domain of its own, alice with protection first and then
-without; the daemon and the files are gone afterwards, also when cancelled. Must not: judge by
-anything but who has read the message, and how it came.
+Promises: scenarios play at the same time, at most `AT_ONCE`, each on a domain of its own; those
+that restart the daemon do it together, after the others; daemon and files are gone afterwards, also
+when cancelled. Must not: judge by anything but what the daemon answers, who has read a message and
+how it came, and how often policy hosts were asked.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from smtp_sts.config import UnixAddress
-from smtp_sts.lab.scenarios import MOVES, SCENARIOS, Outcome, Scenario
+from smtp_sts.lab.moves import Stage
+from smtp_sts.lab.scenarios import (
+    Answer,
+    Asks,
+    Consequence,
+    Counts,
+    Crowd,
+    LooksAgain,
+    Outcome,
+    Passes,
+    Restarts,
+    Scenario,
+    Sends,
+    Step,
+)
 from smtp_sts.lab.sender import Delivery, Sender
+from smtp_sts.lab.subject import Subject, SubjectError, answer_of, ours
 from smtp_sts.lab.world import World
-from smtp_sts.mta.client import ClientError, ask
-from smtp_sts.policy import policy_host, record_name
+from smtp_sts.mta.client import ClientError
 
-START_LIMIT: Final = 10.0
-RECHECK_LIMIT: Final = 4.0
-STOP_LIMIT: Final = 5.0
-#: The longest a daemon's answer may take (law 6).
-ANSWER_LIMIT: Final = 5.0
+AT_ONCE: Final = 40
+#: One scenario begins so long after another, that the lab itself keeps up (seconds).
+_BETWEEN: Final = 0.02
+#: How long a daemon has to look at a domain again that is asked for all the while, seconds.
+PATIENCE: Final = 8.0
+#: How long what the daemon has begun to look at may take to come to an end, seconds.
+_SETTLE: Final = 0.3
+_EVERY: Final = 0.1
+#: DNS answers may be kept so long; short, so that changes are seen (seconds).
+TTL: Final = 1
 #: The daemon's own background work, made quick enough to watch, seconds.
-QUICK: Final = {"recheck_interval": 1.0, "retry_interval": 1.0}
+QUICK: Final = {"recheck_interval": 1.0, "retry_interval": 2.0, "negative_ttl": 2.0}
+#: What Postfix is told where it can tell wildcards and reports.
+PROFILE: Final = "postfix-tlsrpt"
 
-
-class PlayError(Exception):
-    """The lab could not be played; the message says why."""
+Verdict = Literal["right", "wrong", "not supported"]
 
 
 @dataclass(frozen=True)
+class Trouble:
+    """One thing that did not come out as it must, and what it does to alice's mail."""
+
+    consequence: Consequence
+    text: str
+
+
+@dataclass
 class Result:
     """What came of one scenario."""
 
     scenario: Scenario
-    protected: Outcome
-    unprotected: Outcome
-    reply: str
-    waited: float
-    """How long the daemon's answer took, seconds."""
-    story: tuple[str, ...]
-    """What alice's protected delivery met, a line for each MX host."""
-
-    troubles: tuple[str, ...]
-    """Why it did not come out right; empty where it did."""
+    #: of the last message: with the daemon, and without
+    protected: Outcome | None = None
+    unprotected: Outcome | None = None
+    reply: str = ""
+    #: the longest that an answer took, seconds
+    waited: float = 0.0
+    #: what happened, a line each
+    story: list[str] = field(default_factory=list)
+    troubles: list[Trouble] = field(default_factory=list)
+    verdict: Verdict = "right"
 
     @property
     def right(self) -> bool:
         """Whether everything came out as it must, and in time."""
-        return not self.troubles
-
-
-@asynccontextmanager
-async def daemon(config: Path, socket: Path) -> AsyncIterator[None]:
-    """Run `smtp-sts serve` until left; ready when its socket answers. Raises PlayError."""
-    log = config.with_suffix(".log")
-    with log.open("wb") as output:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "smtp_sts", "--config", str(config), "serve"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,  # Ctrl-C is ours to handle; we end the daemon
-            env={**os.environ, "NOTIFY_SOCKET": "", "LISTEN_FDS": ""},
-        )
-    try:
-        await _until_it_answers(process, socket, log)
-        yield
-    finally:
-        await _stop(process)
-
-
-async def _until_it_answers(process: asyncio.subprocess.Process, socket: Path, log: Path) -> None:
-    for _ in range(int(START_LIMIT / 0.05)):
-        if process.returncode is not None:
-            break
-        try:
-            # No question to DNS: a parent-domain key has no policy.
-            await ask(UnixAddress(str(socket)), "postfix", ".ready.example")
-        except ClientError:
-            await asyncio.sleep(0.05)
-        else:
-            return
-    said = "\n  ".join(_last_lines(log)) or "nothing"
-    raise PlayError(f"the daemon did not start; it said:\n  {said}")
-
-
-def _last_lines(log: Path) -> list[str]:
-    return log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-5:]
-
-
-async def _stop(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is not None:
-        return
-    process.terminate()
-    try:
-        async with asyncio.timeout(STOP_LIMIT):
-            await process.wait()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
+        return self.verdict == "right"
 
 
 async def play(
-    scenarios: Sequence[Scenario] = SCENARIOS,
+    scenarios: Sequence[Scenario],
     *,
-    profile: str = "postfix-tlsrpt",
+    profile: str = PROFILE,
     done: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Play scenarios through the real daemon; `done` hears of each result. Raises PlayError."""
-    async with World() as world:
+    """Play scenarios through this daemon; `done` hears of each. Raises SubjectError, OSError."""
+    open_ones = [s for s in scenarios if not s.public_only]
+    shut_ones = [s for s in scenarios if s.public_only]
+    found: list[Result] = []
+    async with World(ttl=TTL) as world:
         # One receiver before the configuration, which names the port of all.
         await world.receive("alice.example", "mx.alice.example")
-        config = world.config_toml(policy=QUICK)
-        async with daemon(config, world.socket_path):
-            return await play_in(world, world.socket_path, scenarios, profile=profile, done=done)
+        for chosen, private in ((open_ones, True), (shut_ones, False)):
+            if chosen:
+                config = world.config_toml(
+                    policy=QUICK, network={"allow_private_addresses": private}
+                )
+                subject = Subject(
+                    ours(config),
+                    UnixAddress(str(world.socket_path)),
+                    profile,
+                    world.home / "daemon.log",
+                )
+                found += await play_in(world, subject, chosen, watch=True, done=done)
+    return _in_order(found, scenarios)
 
 
 async def play_in(
     world: World,
-    socket: Path,
-    scenarios: Sequence[Scenario] = SCENARIOS,
+    subject: Subject,
+    scenarios: Sequence[Scenario],
     *,
-    profile: str = "postfix-tlsrpt",
+    patience: float = PATIENCE,
+    watch: bool = False,
     done: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
-    """Play scenarios in a world against whatever answers on `socket`."""
+    """Play scenarios in a world with a daemon that is not started yet.
 
-    async def one(scenario: Scenario) -> Result:
-        result = await _play_one(world, socket, profile, scenario)
+    Where it is told to `watch`, a daemon that does not look again when it must has failed; of
+    others it is only noted. Raises SubjectError.
+    """
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(scenario: Scenario, restarting: Restarting) -> Result:
+        player = Player(world, subject, scenario, restarting, patience=patience, watch=watch)
+        if scenario.restarts:  # they wait for each other, so each needs a place
+            result = await player.play()
+        else:
+            async with places:
+                result = await player.play()
+        _support(result, subject)
         done(result)
         return result
 
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(one(scenario)) for scenario in scenarios]
-    return [task.result() for task in tasks]
-
-
-async def _play_one(world: World, socket: Path, profile: str, scenario: Scenario) -> Result:
-    domain = f"{scenario.name}.bob.example"
-    if scenario.mode:
-        await world.publish(domain, scenario.mode)
-    else:
-        await world.receive(domain, f"mx.{domain}")
-    common = (world.names.address, world.smtp_port, world.ca_file)
-    alice = Sender(*common, socket=socket, profile=profile)
-    troubles: list[str] = []
-    if scenario.cached and (await alice.send(f"before@{domain}")).tls != "verified":
-        troubles.append("the delivery before the attack was not verified")
-    fetched = world.policy_hosts.handshakes[policy_host(domain)]
-    asked = world.names.queries[record_name(domain), "TXT"]
-    for move in scenario.moves:
-        await MOVES[move](world, domain)
-    if scenario.recheck:
-        expected = fetched + 1 if "change-id" in scenario.moves else fetched
-        troubles += await _watch_recheck(
-            world, socket, profile, domain, asked=asked + 1, fetched=expected
-        )
-    with_it = await alice.send(f"with@{domain}")
-    without = await Sender(*common).send(f"without@{domain}")
-    protected = _outcome(world, f"with@{domain}", with_it)
-    unprotected = _outcome(world, f"without@{domain}", without)
-    if protected != scenario.protected:
-        troubles.append(f"with protection it must be {scenario.protected}")
-    if unprotected != scenario.unprotected:
-        troubles.append(f"without it must be {scenario.unprotected}")
-    if scenario.protected != "deferred" and not with_it.delivered:
-        troubles.extend(with_it.story)
-    if with_it.waited >= ANSWER_LIMIT:  # law 6
-        troubles.append(f"the daemon answered after {with_it.waited:.1f} s")
-    return Result(
-        scenario,
-        protected,
-        unprotected,
-        with_it.reply,
-        with_it.waited,
-        with_it.story,
-        tuple(troubles),
-    )
-
-
-async def _watch_recheck(
-    world: World, socket: Path, profile: str, domain: str, *, asked: int, fetched: int
-) -> list[str]:
-    """Keep asking for a cached domain until the daemon has met the attack; what was wrong.
-
-    The daemon looks at domains in use, so it is used; every answer must hold on to the policy.
-    """
-    key = (record_name(domain), "TXT")
-    for _ in range(int(RECHECK_LIMIT / 0.1)):
-        met = (
-            world.names.queries[key] >= asked
-            and world.policy_hosts.handshakes[policy_host(domain)] >= fetched
-        )
-        await asyncio.sleep(0.1)  # also for an answer that is on its way
+    async def batch(chosen: Sequence[Scenario]) -> list[Result]:
+        restarting = Restarting(subject, len(chosen))
         try:
-            reply = await ask(UnixAddress(str(socket)), profile, domain)
-        except ClientError as error:
-            return [str(error)]
-        if not reply.startswith("OK secure "):  # law 1
-            return [f"the cached policy was given up: {reply}"]
-        if met:
-            return []
-    return ["the daemon did not look at the domain again"]
+            async with asyncio.TaskGroup() as group:
+                tasks = []
+                for scenario in sorted(chosen, key=_length, reverse=True):
+                    tasks.append(group.create_task(one(scenario, restarting)))
+                    await asyncio.sleep(_BETWEEN)
+        except BaseExceptionGroup as troubles:
+            raise _first(troubles) from None
+        return [task.result() for task in tasks]
+
+    world.names.sign("example")
+    async with subject:
+        found = await subject.during(batch([s for s in scenarios if not s.restarts]))
+        found += await subject.during(batch([s for s in scenarios if s.restarts]))
+    for result in found:
+        _support(result, subject)
+    return _in_order(found, scenarios)
 
 
-def _outcome(world: World, recipient: str, delivery: Delivery) -> Outcome:
-    if world.messages("mallory", recipient):
-        return "mallory"
-    if not world.messages("bob", recipient):
-        return "deferred"
-    return "verified" if delivery.tls == "verified" else "delivered"
+def _in_order(found: Sequence[Result], scenarios: Sequence[Scenario]) -> list[Result]:
+    order = {scenario.name: number for number, scenario in enumerate(scenarios)}
+    return sorted(found, key=lambda result: order[result.scenario.name])
+
+
+def _length(scenario: Scenario) -> float:
+    """How long a scenario waits, seconds: those that take long begin first."""
+    return sum(step.seconds for step in scenario.steps if isinstance(step, Passes))
+
+
+def _first(troubles: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The cause among the failures of tasks that ended each other."""
+    matched = troubles.subgroup(SubjectError)
+    found: BaseException = matched or troubles
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found
+
+
+def _support(result: Result, subject: Subject) -> None:
+    """The verdict; final once all that the daemon can do has been seen."""
+    if not result.troubles:
+        result.verdict = "right"
+    elif set(result.scenario.needs) - subject.features:
+        result.verdict = "not supported"
+    else:
+        result.verdict = "wrong"
+
+
+class Restarting:
+    """Scenarios that restart the daemon wait for each other: it is restarted once for all."""
+
+    def __init__(self, subject: Subject, count: int) -> None:
+        self._subject = subject
+        self._waiting = count
+        self._done = asyncio.Event()
+
+    async def restart(self) -> None:
+        """Return when the daemon has been restarted."""
+        self._waiting -= 1
+        if self._waiting:
+            await self._done.wait()
+        else:
+            await self._subject.restart()
+            self._done.set()
+
+
+class Player:
+    """One scenario on its way."""
+
+    def __init__(
+        self,
+        world: World,
+        subject: Subject,
+        scenario: Scenario,
+        restarting: Restarting,
+        *,
+        patience: float,
+        watch: bool,
+    ) -> None:
+        self._world, self._subject = world, subject
+        self._restarting = restarting
+        self._patience, self._watch = patience, watch
+        self._stage = Stage(world, scenario.domain)
+        self.result = Result(scenario)
+        self._number = 0
+        common = (world.names.address, world.smtp_port, world.ca_file)
+        self._alice = Sender(*common, ask=self._ask)
+        self._naked = Sender(*common)
+        self._crowd: list[asyncio.Task[str]] = []
+
+    async def play(self) -> Result:
+        """Everything, from the world to the last step. Raises SubjectError."""
+        try:
+            await self.begin()
+            for step in self.result.scenario.steps:
+                await self.step(step)
+        finally:
+            await self.end()
+        return self.result
+
+    async def begin(self) -> None:
+        """Put up what bob publishes."""
+        await self._stage.publish(self.result.scenario.world)
+
+    async def end(self) -> None:
+        """Wait for nothing more."""
+        for task in self._crowd:
+            task.cancel()
+        await asyncio.gather(*self._crowd, return_exceptions=True)
+
+    async def step(self, step: Step) -> None:
+        """Do one step, and judge what comes of it. Raises SubjectError."""
+        if isinstance(step, Sends):
+            await self._send(step)
+        elif isinstance(step, Asks):
+            await self._question(step)
+        elif isinstance(step, LooksAgain):
+            await self._look_again(step)
+        elif isinstance(step, Restarts):
+            await self._restarting.restart()
+        elif isinstance(step, Passes):
+            await self._pass(step)
+        elif isinstance(step, Counts):
+            self._count(step)
+        else:
+            await self._stage.change(step)
+            if isinstance(step, Crowd):
+                names = self._stage.crowd(step.count)
+                self._crowd = [asyncio.create_task(self._subject.ask(name)) for name in names]
+                await asyncio.sleep(_SETTLE)
+
+    def _wrong(self, consequence: Consequence, text: str) -> None:
+        self.result.troubles.append(Trouble(consequence, text))
+
+    async def _ask(self, key: str) -> str:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            reply = await self._subject.ask(key)
+        finally:
+            self.result.waited = max(self.result.waited, loop.time() - began)
+        self.result.reply = reply
+        return reply
+
+    async def _send(self, step: Sends) -> None:
+        self._number += 1
+        fill = self._stage.fill
+        domain = f"{step.at}.{self._stage.domain}" if step.at else self._stage.domain
+        recipient = f"with-{self._number}@{domain}"
+        with_it = await self._alice.send(recipient, via=fill(step.via))
+        outcome = self._outcome(recipient, with_it)
+        result = self.result
+        result.protected = outcome
+        result.story += [f"alice is told {with_it.reply or 'nothing'}", *with_it.story]
+        answer = answer_of(with_it.reply)
+        if outcome != step.outcome:
+            consequence = step.costs or _cost(step.outcome, outcome, answer)
+            met = f" ({'; '.join(with_it.story)})" if with_it.story else ""
+            self._wrong(consequence, f"message {self._number} must be {_WORDS[step.outcome]}, "
+                        f"but is {_WORDS[outcome]}{met}")  # fmt: skip
+        elif step.answer and answer != step.answer:
+            self._unlike(step.answer, with_it.reply, step.costs)
+        if with_it.waited > step.within:  # law 6
+            self._wrong("delay", f"the daemon answered after {with_it.waited:.1f} s")
+        if step.without:
+            recipient = f"without-{self._number}@{domain}"
+            without = await self._naked.send(recipient, via=fill(step.via))
+            result.unprotected = self._outcome(recipient, without)
+            result.story += [f"without the daemon: {line}" for line in without.story]
+            if result.unprotected != step.without:  # then the attack is none
+                raise SubjectError(
+                    f"the lab is broken: in {result.scenario.name} the message without protection "
+                    f"is {_WORDS[result.unprotected]}, not {_WORDS[step.without]}: "
+                    + "; ".join(without.story)
+                )
+
+    def _outcome(self, recipient: str, delivery: Delivery) -> Outcome:
+        if self._world.messages("mallory", recipient):
+            return "mallory"
+        if not self._world.messages("bob", recipient):
+            return "deferred"
+        return "verified" if delivery.tls == "verified" else "delivered"
+
+    async def _question(self, step: Asks) -> None:
+        key = self._stage.fill(step.key)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        asked = [self._ask(key) for _ in range(step.times)]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        took = loop.time() - began
+        for text in dict.fromkeys(map(str, replies)):
+            self.result.story.append(f"alice's MTA asks for {key!r} and is told {text[:300]}")
+        for reply in replies:
+            if isinstance(reply, ClientError):
+                return self._wrong("delay", f"no answer for {key!r}: {reply}")
+            if isinstance(reply, BaseException):
+                raise reply
+            self._weigh(step, reply)
+        if took > step.within:
+            self._wrong("delay", f"the answer came after {took:.1f} s")
+        return None
+
+    def _weigh(self, step: Asks, reply: str) -> None:
+        fill = self._stage.fill
+        for text in map(fill, step.lacks):
+            if text in reply:
+                return self._wrong(step.costs or "bypass", f"the reply has {text!r}: {reply[:300]}")
+        if answer_of(reply) != step.answer:
+            return self._unlike(step.answer, reply, step.costs)
+        for text in map(fill, step.has):
+            if text not in reply:
+                self._wrong(step.costs or "lost mail", f"the reply lacks {text!r}: {reply[:300]}")
+        words = ("policy_type=sts", "policy_domain=", "mx_host_pattern=", "policy_string =")
+        missing = [word for word in words if word not in reply]
+        if step.report and missing:
+            self._wrong("missing report", f"the reply lacks {', '.join(missing)}: {reply[:300]}")
+        return None
+
+    def _unlike(self, wanted: Answer, reply: str, costs: Consequence | None) -> None:
+        consequence = costs or _cost_of_answer(wanted, answer_of(reply))
+        self._wrong(consequence, f"the answer must be {wanted}, but is: {reply[:300]}")
+
+    async def _look_again(self, step: LooksAgain) -> None:
+        """Ask until the daemon has met what was changed; judge every answer."""
+        loop = asyncio.get_running_loop()
+        before = self._stage.looks()
+        limit = loop.time() + self._patience
+        reply, last = "", False
+        while True:
+            looked = self._stage.looks()
+            met = looked[0] > before[0] and (not step.fetch or looked[1] > before[1])
+            if met and not last and not step.until:
+                await asyncio.sleep(_SETTLE)  # for the answer that is on its way
+            try:
+                reply = await self._ask(self._stage.domain)
+            except ClientError as error:
+                return self._wrong("delay", str(error))
+            answer = answer_of(reply)
+            if step.answer and answer != step.answer:
+                self.result.story.append(f"alice's MTA is told {reply[:300]}")
+                return self._unlike(step.answer, reply, step.costs)
+            if step.until:
+                if answer == step.until and self._stage.fill(step.has) in reply:
+                    return None
+            elif met and last:
+                return None
+            if loop.time() > limit:
+                break
+            last = met
+            await asyncio.sleep(_EVERY)
+        if step.until:
+            return self._unlike(step.until, reply, step.costs)
+        note = f"the daemon did not look at the domain again within {self._patience:g} s"
+        self.result.story.append(note)
+        if self._watch:
+            self._wrong("bypass", note)
+        return None
+
+    async def _pass(self, step: Passes) -> None:
+        loop = asyncio.get_running_loop()
+        until = loop.time() + step.seconds
+        while step.in_use and loop.time() + 0.5 < until:
+            await asyncio.sleep(0.5)
+            try:
+                await self._ask(self._stage.domain)
+            except ClientError as error:
+                return self._wrong("delay", str(error))
+        await asyncio.sleep(max(0.0, until - loop.time()))
+        return None
+
+    def _count(self, step: Counts) -> None:
+        fetched = self._stage.fetches(step.at)
+        if not step.least <= fetched <= step.most:
+            wanted = str(step.most) if step.least == step.most else f"{step.least} to {step.most}"
+            self._wrong(
+                step.costs, f"the policy host was connected to {fetched} times, not {wanted}"
+            )
+
+
+_WORDS: Final[dict[Outcome, str]] = {
+    "verified": "delivered over verified TLS",
+    "delivered": "delivered, unverified",
+    "mallory": "read by mallory",
+    "deferred": "waiting",
+}
+
+
+def _cost(wanted: Outcome, got: Outcome, answer: Answer) -> Consequence:
+    """What it does that a message fared so and not as it must."""
+    if got == "deferred":  # it is tried again, in vain where the daemon insists on what is not
+        return "delay" if answer == "wait" else "lost mail"
+    if got == "verified":
+        return "lost mail" if wanted in ("delivered", "mallory") else "bypass"
+    return "bypass"
+
+
+def _cost_of_answer(wanted: Answer, got: Answer) -> Consequence:
+    if got == "wait":
+        return "delay"
+    return "lost mail" if wanted == "open" or (wanted, got) == ("dane", "secure") else "bypass"

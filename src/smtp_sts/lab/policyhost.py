@@ -14,13 +14,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from smtp_sts.lab.authority import Authority, Variant
+from smtp_sts.lab.authority import Authority, TlsVersion, Variant
 
 PATH: Final = "/.well-known/mta-sts.txt"
 
 #: `silence`: no answer; `drip`: one byte a second; `huge`: a body without end; `cut`: the end is
-#: missing; `close`: none at all
-Manner = Literal["plain", "silence", "drip", "huge", "cut", "close"]
+#: missing; `close`: none at all; `late`: after `LATE` seconds
+Manner = Literal["plain", "silence", "drip", "huge", "cut", "close", "late"]
+#: Later than anybody may keep an MTA waiting.
+LATE: Final = 5.5
 _FILLING: Final = b"x" * 65536
 
 
@@ -38,6 +40,7 @@ class Page:
     chunked: bool = False
     #: What Content-Length says; None: the truth, and nothing where the body has no end.
     length: int | None = None
+    tls: TlsVersion = ""
 
     def head(self) -> bytes:
         """The head of the HTTP response."""
@@ -58,14 +61,17 @@ class Page:
 class PolicyHosts:
     """All policy hosts behind one `port`; `pages` maps a host name to its page."""
 
-    def __init__(self, authority: Authority) -> None:
-        """Certificates come from `authority`; a host without a page answers 404."""
+    def __init__(self, authority: Authority, port: int = 0) -> None:
+        """Certificates come from `authority`; a host without a page answers 404.
+
+        `port` 0 takes a free one.
+        """
         self.pages: dict[str, Page] = {}
         #: Requests answered (or left unanswered) by host name.
         self.fetches: Counter[str] = Counter()
         #: TLS handshakes begun, by host name.
         self.handshakes: Counter[str] = Counter()
-        self.port = 0
+        self.port = port
         self._authority = authority
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -97,7 +103,9 @@ class PolicyHosts:
         page = self.pages.get(name, Page())
         self.handshakes[name] += 1
         self._names[id(connection)] = name
-        connection.context = self._authority.server_context(name, variant=page.certificate)
+        connection.context = self._authority.server_context(
+            name, variant=page.certificate, tls=page.tls
+        )
         return None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -127,6 +135,8 @@ async def _respond(page: Page, writer: asyncio.StreamWriter) -> None:
         await asyncio.Event().wait()
     if page.manner == "close":
         return
+    if page.manner == "late":
+        await asyncio.sleep(LATE)
     writer.write(page.head())
     chunk = _chunk if page.chunked else bytes
     if page.manner == "drip":
@@ -135,9 +145,10 @@ async def _respond(page: Page, writer: asyncio.StreamWriter) -> None:
             await writer.drain()
             await asyncio.sleep(1)
     elif page.manner == "huge":
-        while True:
+        while not writer.is_closing():  # drain() says nothing of a peer that reset
             writer.write(chunk(_FILLING))
             await writer.drain()
+            await asyncio.sleep(0)
     elif page.manner == "cut" and not page.chunked:
         writer.write(page.body[:-1])
     else:

@@ -13,7 +13,7 @@ from typing import cast
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
-from smtp_sts.lab.authority import Authority, Variant
+from smtp_sts.lab.authority import OTHER_NAME, Authority, TlsVersion, Variant
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Receiver:
         self.certificate: Variant = "good"
         #: Whose name a good certificate carries; the receiver's own where empty.
         self.certificate_name = ""
+        #: Whoever does not name it in the handshake (SNI) sees another name's certificate.
+        self.needs_sni = False
+        self.tls: TlsVersion = ""
+        #: Connections are cut before a word.
+        self.refuses = False
         self.messages: list[Message] = []
         self._authority = authority
         self._server: asyncio.Server | None = None
@@ -62,10 +67,24 @@ class Receiver:
     def _session(self) -> SMTP:
         context: ssl.SSLContext | None = None
         if self.starttls:
-            context = self._authority.server_context(
-                self.certificate_name or self.host, variant=self.certificate
-            )
+            context = self._context()
         return _Smtp(self, self._open, context)
+
+    def _context(self) -> ssl.SSLContext:
+        own = self._authority.server_context(
+            self.certificate_name or self.host, variant=self.certificate, tls=self.tls
+        )
+        if not self.needs_sni:
+            return own
+        another = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        another.load_cert_chain(self._authority.certificate(OTHER_NAME))
+
+        def choose(connection: ssl.SSLObject, name: str | None, _: ssl.SSLContext) -> None:
+            if name and name.lower() == self.host:
+                connection.context = own
+
+        another.sni_callback = choose
+        return another
 
     async def handle_DATA(self, server: SMTP, session: Session, envelope: Envelope) -> str:
         """Keep the message; called by aiosmtpd."""
@@ -96,10 +115,13 @@ class _Smtp(SMTP):
             loop=asyncio.get_running_loop(),
         )
         self._sessions = sessions
+        self._refuses = receiver.refuses
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._sessions.add(self)
         super().connection_made(transport)
+        if self._refuses:
+            cast(asyncio.Transport, transport).abort()
 
     def connection_lost(self, error: Exception | None) -> None:
         self._sessions.discard(self)

@@ -1,249 +1,372 @@
-"""What mallory does, as data: each scenario, and what must come of it with and without protection.
+"""The scenarios as data: what `scenarios.toml` says, decoded. The only description of any of them.
 
-Promises: a scenario is independent of every other one (a domain of its own); its attack is a list
-of mallory's moves, and a move is one change of the world. Must not: start anything.
+Promises: `load` gives every scenario, its cases written out, or raises `ScenarioError` that names
+the scenario, the step and the key; a scenario is independent of every other one (a domain of its
+own). Must not: start, look up or play anything.
+
+In texts `{domain}` is the scenario's domain, `{port}` the port of MX hosts, `{spki}` or
+`{spki:HOST}` the SHA-256 of an MX host's public key, `{ca}` that of the lab's authority, `{web}`
+the address of all policy hosts, `{closed}` one where nobody listens, `{n}` a number that counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
-from typing import Final, Literal
+import difflib
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any, Final, Literal
 
-from smtp_sts.lab.authority import Variant
-from smtp_sts.lab.policyhost import Page
-from smtp_sts.lab.world import World
-from smtp_sts.policy import policy_host, record_name
+import msgspec
+from msgspec import Struct
 
-#: `verified`: bob alone read it, over TLS verified for an allowed MX host; `delivered`: bob alone
-#: read it; `mallory`: mallory read it; `deferred`: nobody did, alice tries again later.
+from smtp_sts.lab.authority import TlsVersion, Variant
+from smtp_sts.lab.names import Defect
+from smtp_sts.lab.policyhost import Manner
+
+#: `verified`: bob alone read it, over TLS that alice has verified; `delivered`: bob alone read it;
+#: `mallory`: mallory read it; `deferred`: nobody did, alice tries again later.
 Outcome = Literal["verified", "delivered", "mallory", "deferred"]
 
-MALLORY_HOST: Final = "mx.mallory.example"
+#: What a reply comes to. `open`: no protection asked (not found, `may`); `wait`: mail is deferred.
+Answer = Literal["open", "secure", "dane", "wait"]
 
-Move = Callable[[World, str], Awaitable[None]]
+#: What a wrong answer does to alice's mail. `bypass`: mallory can read it; `load`: others are
+#: asked more than they must be.
+Consequence = Literal["bypass", "lost mail", "delay", "missing report", "load"]
 
+#: What a daemon may do without: a scenario that needs it is then not supported, not wrong.
+Feature = Literal["dane", "tlsrpt"]
 
-async def _strip_starttls(world: World, domain: str) -> None:
-    receiver = world.receivers[f"mx.{domain}"]
-    receiver.owner, receiver.starttls = "mallory", False
-
-
-def _impersonate(variant: Variant) -> Move:
-    async def move(world: World, domain: str) -> None:
-        receiver = world.receivers[f"mx.{domain}"]
-        receiver.owner, receiver.certificate = "mallory", variant
-
-    return move
+#: The longest a daemon's answer may take (law 6), seconds.
+ANSWER_LIMIT: Final = 5.0
 
 
-async def _forge_mx(world: World, domain: str) -> None:
-    (await world.receiver(MALLORY_HOST)).owner = "mallory"
-    world.names.put(domain, "MX", f"5 {MALLORY_HOST}.")
+class ScenarioError(ValueError):
+    """The declarations cannot be used; the message names the scenario, the step and the key."""
 
 
-async def _block_record(world: World, domain: str) -> None:
-    world.names.spoil(record_name(domain), "servfail")
+class Publication(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What bob's domain looks like: MX hosts that receive, and a policy where `mode` is given.
+
+    `mx` are the policy's patterns, by default the hosts; `at` is a name below the domain instead
+    of the domain; `tlsa` are the hosts with a TLSA record that fits (in a `signed` zone).
+    """
+
+    mode: str = ""
+    hosts: tuple[str, ...] = ("mx.{domain}",)
+    mx: list[str] = []
+    max_age: int = 86400
+    id: str = "1"
+    at: str = ""
+    signed: bool = False
+    tlsa: list[str] = []
 
 
-async def _erase_record(world: World, domain: str) -> None:
-    world.names.drop(record_name(domain), "TXT")
+class Publishes(Publication, frozen=True, forbid_unknown_fields=True, kw_only=True,
+                tag_field="does", tag="publishes"):  # fmt: skip
+    """bob replaces what he publishes."""
+
+    who: Literal["bob"] = "bob"
 
 
-async def _change_id(world: World, domain: str) -> None:
-    world.names.put(record_name(domain), "TXT", '"v=STSv1; id=mallory;"')
+class Dns(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+          tag_field="does", tag="dns"):  # fmt: skip
+    """Another answer for a name: `records` (none: there are none), or a `defect`, or its zone.
+
+    What mallory rewrites in a signed zone a validating resolver answers with SERVFAIL.
+    """
+
+    who: Literal["bob", "mallory"]
+    name: str
+    type: str = "*"
+    records: list[str] = []
+    defect: Defect | None = None
+    signed: bool | None = None
 
 
-async def _policy_error(world: World, domain: str) -> None:
-    _turn(world, domain, status=500)
+class PolicyHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+                 tag_field="does", tag="policy-host"):  # fmt: skip
+    """The policy host answers otherwise; what is not named stays. `mode` writes a whole policy."""
+
+    who: Literal["bob", "mallory"]
+    mode: str = ""
+    mx: tuple[str, ...] = ("mx.{domain}",)
+    max_age: int = 86400
+    body: str | None = None
+    #: the body is followed by so many bytes of comment
+    filling: int = 0
+    at: str = ""
+    status: int | None = None
+    content_type: str | None = None
+    location: str | None = None
+    manner: Manner | None = None
+    certificate: Variant | None = None
+    chunked: bool | None = None
+    length: int | None = None
+    tls: TlsVersion | None = None
 
 
-async def _policy_certificate(world: World, domain: str) -> None:
-    # What mallory would like alice to believe: no policy any more.
-    _turn(
-        world,
-        domain,
-        certificate="other-name",
-        body=b"version: STSv1\r\nmode: none\r\nmax_age: 86400\r\n",
+class MxHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+             tag_field="does", tag="mx-host"):  # fmt: skip
+    """An MX host behaves otherwise; mallory's change makes it hers."""
+
+    who: Literal["bob", "mallory"]
+    host: str = "mx.{domain}"
+    starttls: bool | None = None
+    certificate: Variant | None = None
+    certificate_name: str | None = None
+    #: whoever does not name it in the TLS handshake (SNI) is shown another name's certificate
+    needs_sni: bool | None = None
+    tls: TlsVersion | None = None
+    refuses: bool | None = None
+
+
+class Sends(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+            tag_field="does", tag="sends"):  # fmt: skip
+    """alice sends a message as the daemon tells her; and another one `without` it, where named."""
+
+    outcome: Outcome
+    who: Literal["alice"] = "alice"
+    at: str = ""
+    #: the relay that alice's configuration names, as Postfix writes it; the domain's MX if empty
+    via: str = ""
+    without: Outcome | None = None
+    answer: Answer | None = None
+    within: float = ANSWER_LIMIT
+    costs: Consequence | None = None
+
+
+class Asks(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+           tag_field="does", tag="asks"):  # fmt: skip
+    """alice's MTA asks the daemon, `times` at once; what the reply must come to, have and lack."""
+
+    answer: Answer
+    who: Literal["alice"] = "alice"
+    key: str = "{domain}"
+    times: int = 1
+    has: list[str] = []
+    lacks: list[str] = []
+    #: the reply carries what Postfix needs for a TLS report
+    report: bool = False
+    within: float = ANSWER_LIMIT
+    costs: Consequence | None = None
+
+
+class LooksAgain(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+                 tag_field="does", tag="looks-again"):  # fmt: skip
+    """The daemon, which is asked all the while, looks at the domain again.
+
+    With `fetch` it must also try for the policy. Every answer must come to `answer`; or it has to
+    become `until` (and have the text `has`) in time.
+    """
+
+    who: Literal["daemon"] = "daemon"
+    fetch: bool = False
+    answer: Answer | None = None
+    until: Answer | None = None
+    has: str = ""
+    costs: Consequence | None = None
+
+
+class Owns(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+           tag_field="does", tag="owns"):  # fmt: skip
+    """mallory has an MX host of her own, all of it good: signed zone, certificate, TLSA record."""
+
+    host: str
+    who: Literal["mallory"] = "mallory"
+
+
+class Crowd(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+            tag_field="does", tag="crowd"):  # fmt: skip
+    """alice gets mail for `count` domains of mallory's, whose policy hosts never answer."""
+
+    count: int
+    who: Literal["mallory"] = "mallory"
+
+
+class Restarts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+               tag_field="does", tag="restarts"):  # fmt: skip
+    """The daemon is killed (as by a loss of power) and started again."""
+
+    who: Literal["daemon"] = "daemon"
+
+
+class Passes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+             tag_field="does", tag="passes"):  # fmt: skip
+    """Time passes; the domain is asked for all the while where it is `in_use`."""
+
+    seconds: float
+    who: Literal["time"] = "time"
+    in_use: bool = False
+
+
+class Counts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+             tag_field="does", tag="fetches"):  # fmt: skip
+    """How often a policy host has been connected to so far: `least` to `most`."""
+
+    most: int
+    who: Literal["world"] = "world"
+    least: int = 0
+    at: str = ""
+    costs: Consequence = "load"
+
+
+class Withdraws(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
+                tag_field="does", tag="withdraws"):  # fmt: skip
+    """bob deletes his TXT record and his policy."""
+
+    who: Literal["bob"] = "bob"
+
+
+Step = (
+    Publishes | Withdraws | Dns | PolicyHost | MxHost | Owns | Crowd | Sends | Asks | LooksAgain
+    | Restarts | Passes | Counts
+)  # fmt: skip
+_STEPS: Final[dict[str, type[Struct]]] = {
+    str(kind.__struct_config__.tag): kind
+    for kind in (
+        Publishes, Withdraws, Dns, PolicyHost, MxHost, Owns, Crowd, Sends, Asks, LooksAgain,
+        Restarts, Passes, Counts,
     )
+}  # fmt: skip
+_ACTORS: Final = ("alice", "bob", "mallory", "daemon", "time", "world")
 
 
-async def _policy_silence(world: World, domain: str) -> None:
-    _turn(world, domain, manner="silence")
-
-
-def _turn(world: World, domain: str, **changes: object) -> None:
-    host = policy_host(domain)
-    page: Page = world.policy_hosts.pages[host]
-    world.policy_hosts.pages[host] = replace(page, **changes)  # type: ignore[arg-type]
-
-
-#: mallory's moves by name.
-MOVES: Final[dict[str, Move]] = {
-    "strip-starttls": _strip_starttls,
-    "other-name": _impersonate("other-name"),
-    "self-signed": _impersonate("self-signed"),
-    "expired": _impersonate("expired"),
-    "forge-mx": _forge_mx,
-    "block-record": _block_record,
-    "erase-record": _erase_record,
-    "change-id": _change_id,
-    "policy-500": _policy_error,
-    "policy-certificate": _policy_certificate,
-    "policy-silence": _policy_silence,
-}
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """One row of the lab's table."""
+class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One story: `title` tells what is done, `why` where it bites and what the rule asks for."""
 
     name: str
-    does: str
-    """What mallory does, for people."""
+    title: str
+    #: the specification and its section
     rule: str
-    """The rule that is shown: a section of RFC 8461."""
-    protected: Outcome
-    unprotected: Outcome
-    mode: str = ""
-    """The mode of the policy that bob publishes; empty for a domain without one."""
-    moves: tuple[str, ...] = ()
-    cached: bool = False
-    """Whether alice had delivered before, so that the policy is cached."""
-    recheck: bool = False
-    """Whether the daemon is given time to see the attack in its background work."""
+    why: str
+    steps: list[Step]
+    world: Publication = Publication()
+    #: the laws of the design that it shows
+    laws: list[int] = []
+    #: the rows of the list of pitfalls that it shows ("decision 1", "parsing 3")
+    pitfalls: list[str] = []
+    tags: list[str] = []
+    needs: list[Feature] = []
+    #: played by a daemon that may not connect to private addresses
+    public_only: bool = False
+
+    @property
+    def restarts(self) -> bool:
+        """Whether the daemon has to be restarted for it."""
+        return any(isinstance(step, Restarts) for step in self.steps)
+
+    @property
+    def domain(self) -> str:
+        """The domain in which it plays."""
+        return f"{self.name}.bob.example"
 
 
-SCENARIOS: Final = (
-    Scenario(
-        "honest", "nothing: an honest delivery", "section 5.1", "verified", "delivered", "enforce"
-    ),
-    Scenario(
-        "strip",
-        "strips STARTTLS",
-        "section 4.2",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("strip-starttls",),
-    ),
-    Scenario(
-        "other-name",
-        "presents a valid certificate for another name",
-        "section 4.2",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("other-name",),
-    ),
-    Scenario(
-        "self-signed",
-        "presents a self-signed certificate",
-        "section 4.2",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("self-signed",),
-    ),
-    Scenario(
-        "expired",
-        "presents an expired certificate",
-        "section 4.2",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("expired",),
-    ),
-    Scenario(
-        "forge-mx",
-        "forges the MX to her own host, with a valid certificate",
-        "section 4.1",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("forge-mx",),
-    ),
-    Scenario(
-        "block-record",
-        "blocks the cached policy's TXT record, strips STARTTLS",
-        "section 5.1",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("block-record", "strip-starttls"),
-        cached=True,
-        recheck=True,
-    ),
-    Scenario(
-        "erase-record",
-        "erases the cached policy's TXT record, forges the MX",
-        "section 5.1",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("erase-record", "forge-mx"),
-        cached=True,
-        recheck=True,
-    ),
-    Scenario(
-        "policy-500",
-        "changes the id, makes the policy host fail, strips STARTTLS",
-        "section 5.1",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("policy-500", "change-id", "strip-starttls"),
-        cached=True,
-        recheck=True,
-    ),
-    Scenario(
-        "policy-certificate",
-        "changes the id, is the policy host with a wrong certificate",
-        "section 3.3",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("policy-certificate", "change-id", "strip-starttls"),
-        cached=True,
-        recheck=True,
-    ),
-    Scenario(
-        "policy-silence",
-        "changes the id, silences the policy host, forges the MX",
-        "section 5.1",
-        "deferred",
-        "mallory",
-        "enforce",
-        ("policy-silence", "change-id", "forge-mx"),
-        cached=True,
-        recheck=True,
-    ),
-    Scenario(
-        "testing",
-        "presents another name; the policy is only testing",
-        "section 5",
-        "mallory",
-        "mallory",
-        "testing",
-        ("other-name",),
-    ),
-    Scenario(
-        "testing-honest",
-        "nothing: the policy is testing",
-        "section 5",
-        "delivered",
-        "delivered",
-        "testing",
-    ),
-    Scenario("none", "nothing: the policy is none", "section 5", "delivered", "delivered", "none"),
-    Scenario("no-policy", "nothing: there is no policy", "section 5.1", "delivered", "delivered"),
-    Scenario(
-        "unknown-silent",
-        "silences the policy host of a domain not yet cached",
-        "section 5.1",
-        "delivered",
-        "delivered",
-        "enforce",
-        ("policy-silence",),
-    ),
-)
+def parse(text: str) -> list[Scenario]:
+    """The scenarios of a TOML text. Raises ScenarioError."""
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"not valid TOML: {error}") from None
+    for key in data:
+        _known("the file", key, ["scenario"])
+    found: list[Scenario] = []
+    for number, declared in enumerate(data.get("scenario", []), 1):
+        where = f"scenario {declared.get('name', number)!r}"
+        for name, merged in _cases(where, declared):
+            found.append(_decode(f"scenario {name!r}", {**merged, "name": name}))
+    names = [scenario.name for scenario in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise ScenarioError(f"scenario {name!r} stands twice")
+        if len(name) > 63 or not name.replace("-", "").isalnum() or not name.islower():
+            raise ScenarioError(f"scenario {name!r}: a name is a lower-case label of a domain")
+    return found
+
+
+def load() -> list[Scenario]:
+    """The scenarios of the lab."""
+    return parse(files(__package__).joinpath("scenarios.toml").read_text(encoding="utf-8"))
+
+
+def choose(scenarios: Sequence[Scenario], wanted: Sequence[str]) -> list[Scenario]:
+    """Those of which a name or a tag is `wanted`, all where nothing is. Raises ScenarioError."""
+    known = {name for scenario in scenarios for name in (scenario.name, *scenario.tags)}
+    for word in wanted:
+        if word not in known:
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ScenarioError(f"no scenario has the name or the tag {word!r}{hint}")
+    return [s for s in scenarios if not wanted or {s.name, *s.tags} & set(wanted)]
+
+
+def _cases(where: str, declared: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """A declaration with `cases` written out: each case's keys go into the steps marked `case`."""
+    cases = declared.pop("cases", None)
+    name = str(declared.get("name", ""))
+    if cases is None:
+        return [(name, declared)]
+    if not isinstance(cases, dict) or not cases:
+        raise ScenarioError(f"{where}: cases is a table of tables")
+    steps = declared.get("steps", [])
+    if not any("case" in step for step in steps):
+        raise ScenarioError(f"{where}: cases without a step that says case = true")
+    found = []
+    for case, keys in cases.items():
+        extra = dict(keys)
+        told = extra.pop("told", case.replace("-", " "))
+        merged = {**declared, "title": f"{declared.get('title', '')}: {told}"}
+        merged["steps"] = [
+            {key: value for key, value in {**step, **extra}.items() if key != "case"}
+            if step.get("case")
+            else step
+            for step in steps
+        ]
+        found.append((f"{name}-{case}", merged))
+    return found
+
+
+def _decode(where: str, declared: dict[str, Any]) -> Scenario:
+    known = [field.name for field in msgspec.structs.fields(Scenario)]
+    for key in declared:
+        _known(where, key, [*known, "cases"])
+    for key in declared.get("world", {}):
+        _known(f"{where}, world", key, _fields(Publication))
+    steps = [
+        _step(f"{where}, step {number}", step)
+        for number, step in enumerate(declared.get("steps", []), 1)
+    ]
+    try:
+        return msgspec.convert({**declared, "steps": steps}, Scenario)
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"{where}: {error}") from None
+
+
+def _step(where: str, declared: Mapping[str, Any]) -> dict[str, Any]:
+    """`{ mallory = "dns", ... }` as what msgspec reads: who, what she does, and the rest."""
+    actors = [key for key in declared if key in _ACTORS]
+    if len(actors) != 1:
+        raise ScenarioError(f"{where}: one of {', '.join(_ACTORS)} must do it")
+    who, does = actors[0], declared[actors[0]]
+    if does not in _STEPS:
+        raise ScenarioError(f"{where}: {does!r} is none of {', '.join(sorted(_STEPS))}")
+    fields = {key: value for key, value in declared.items() if key != who}
+    for key in fields:
+        _known(f"{where} ({who} {does})", key, [k for k in _fields(_STEPS[does]) if k != "who"])
+    try:
+        msgspec.convert({**fields, "who": who, "does": does}, _STEPS[does])
+    except msgspec.ValidationError as error:
+        raise ScenarioError(f"{where} ({who} {does}): {error}") from None
+    return {**fields, "who": who, "does": does}
+
+
+def _fields(kind: type[Struct]) -> list[str]:
+    return [field.name for field in msgspec.structs.fields(kind)]
+
+
+def _known(where: str, key: str, known: Sequence[str]) -> None:
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+        raise ScenarioError(f"{where}: unknown key {key!r}: {hint}")

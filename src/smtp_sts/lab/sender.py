@@ -1,30 +1,39 @@
 """alice's sending client: what a Postfix that obeys the daemon's replies does, and no more.
 
 Promises: the TLS policy asked for at each delivery, MX hosts tried in order, `secure` obeyed
-(STARTTLS, chain and name, or no delivery), `mx_host_pattern` obeyed, everything else opportunistic
-TLS. A delivery never raises: it ends delivered or deferred, with its story. Must not: resolve or
-connect outside the lab.
+(STARTTLS, chain and name, or no delivery), `mx_host_pattern` obeyed, `dane` and `dane-only` obeyed
+(smtp_dns_support_level = dnssec), everything else opportunistic TLS. A delivery never raises: it
+ends delivered or deferred, with its story. Must not: resolve or connect outside the lab.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 import dns.asyncquery
 import dns.exception
+import dns.flags
 import dns.message
+import dns.rcode
 import dns.rdatatype
 
-from smtp_sts.config import UnixAddress
-from smtp_sts.mta.client import ClientError, ask
+from smtp_sts.dane import MatchError, Tlsa, TlsaError, match, unusable
+from smtp_sts.mta.client import ClientError
 
 Tls = Literal["none", "unverified", "verified"]
 
+#: The levels that a daemon may answer in the lab.
+LEVELS: Final = ("secure", "may", "dane", "dane-only")
+_DANE: Final[dict[str, Literal["dane", "dane-only"]]] = {"dane": "dane", "dane-only": "dane-only"}
+_DNS_ATTEMPT: Final = 3.0  # seconds; there are two
+_DER: Final = 2  # _ssl.ENCODING_DER
 _STEP: Final = 5.0  # one step of an SMTP session, seconds
 
 
@@ -53,6 +62,18 @@ class _TlsPolicy:
     secure: bool = False
     match: tuple[str, ...] = ()
     mx_patterns: tuple[str, ...] = ()
+    #: the level is `dane` or `dane-only`
+    dane: Literal["", "dane", "dane-only"] = ""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A DNS answer: its `owner` after aliases, texts and data of the records, and the AD bit."""
+
+    owner: str
+    texts: tuple[str, ...]
+    data: tuple[bytes, ...]
+    secure: bool
 
 
 def read_reply(reply: str) -> _TlsPolicy:
@@ -61,7 +82,7 @@ def read_reply(reply: str) -> _TlsPolicy:
     if status == "NOTFOUND":
         return _TlsPolicy()
     words = text.split("{")[0].split()
-    if status != "OK" or not words or words[0] not in ("secure", "may"):
+    if status != "OK" or not words or words[0] not in LEVELS:
         raise ReplyError(f"TLS policy lookup error: {reply!r}")
     attributes = [tuple(word.split("=", 1)) for word in words[1:]]
     if any(len(attribute) != 2 for attribute in attributes):
@@ -73,6 +94,7 @@ def read_reply(reply: str) -> _TlsPolicy:
         secure=words[0] == "secure",
         match=tuple(match[0].split(":")) if match else (),
         mx_patterns=tuple(value for name, value in attributes if name == "mx_host_pattern"),
+        dane=_DANE.get(words[0], ""),
     )
 
 
@@ -104,14 +126,12 @@ class Sender:
         smtp_port: int,
         ca_file: Path,
         *,
-        socket: Path | None = None,
-        profile: str = "postfix",
+        ask: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
-        """`socket` is the daemon's; None sends with opportunistic TLS always."""
+        """`ask` gets the daemon's reply to a next hop; None sends with opportunistic TLS always."""
         self._nameserver = nameserver
         self._port = smtp_port
-        self._socket = socket
-        self._profile = profile
+        self._ask = ask
         self._verifying = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._verifying.check_hostname = False  # names are checked against match= below
         self._verifying.load_verify_locations(str(ca_file))
@@ -119,56 +139,99 @@ class Sender:
         self._trusting.check_hostname = False
         self._trusting.verify_mode = ssl.CERT_NONE
 
-    async def send(self, recipient: str, text: str = "Subject: hello\r\n\r\nHello.") -> Delivery:
-        """Deliver one message, or defer it."""
-        domain = recipient.rpartition("@")[2]
+    async def send(
+        self, recipient: str, text: str = "Subject: hello\r\n\r\nHello.", *, via: str = ""
+    ) -> Delivery:
+        """Deliver one message, or defer it; `via` is a relay as Postfix's transport(5) has it."""
+        next_hop = via or recipient.rpartition("@")[2]
         story: list[str] = []
         reply, waited = "", 0.0
         try:
             policy = _TlsPolicy()
-            if self._socket:
+            if self._ask:
                 began = asyncio.get_running_loop().time()
-                reply = await ask(UnixAddress(str(self._socket)), self._profile, domain)
+                reply = await self._ask(next_hop)
                 waited = asyncio.get_running_loop().time() - began
                 policy = read_reply(reply)
-            hosts = await self._mx(domain)
+            hosts = await self._hosts(next_hop)
         except (ClientError, ReplyError, _Refused) as error:
             return Delivery(False, "", "none", reply, waited, (str(error),))
-        for host in hosts:
+        for at in hosts:
+            host = at[0]
             try:
-                tls = await self._deliver(host, policy, recipient, text)
+                tls = await self._deliver(at, policy, recipient, text, next_hop)
             except _Refused as error:
                 story.append(f"{host}: {error}")
             else:
                 return Delivery(True, host, tls, reply, waited, (*story, f"{host}: delivered"))
         return Delivery(False, "", "none", reply, waited, tuple(story))
 
-    async def _look_up(self, name: str, rrtype: str) -> list[str]:
-        query = dns.message.make_query(name, rrtype)
+    async def _look_up(self, name: str, rrtype: str) -> _Found:
+        query = dns.message.make_query(name, rrtype, want_dnssec=True)
         host, port = self._nameserver
-        try:
-            answer, _ = await dns.asyncquery.udp_with_fallback(query, host, port=port, timeout=2)
-        except (dns.exception.DNSException, OSError) as error:
-            raise _Refused(f"no answer from DNS for {name} {rrtype}") from error
+        for last in (False, True):
+            try:
+                answer, _ = await dns.asyncquery.udp_with_fallback(
+                    query, host, port=port, timeout=_DNS_ATTEMPT
+                )
+                break
+            except (dns.exception.DNSException, OSError) as error:
+                if last:
+                    raise _Refused(f"no answer from DNS for {name} {rrtype}") from error
+        if answer.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            raise _Refused(f"DNS says {dns.rcode.to_text(answer.rcode())} for {name} {rrtype}")
         wanted = dns.rdatatype.from_text(rrtype)
-        return [
-            rdata.to_text().lower()
-            for rrset in answer.answer
-            if rrset.rdtype == wanted
-            for rdata in rrset
-        ]
+        records = [r for rrset in answer.answer if rrset.rdtype == wanted for r in rrset]
+        owners = [rrset.name.to_text().rstrip(".") for rrset in answer.answer]
+        return _Found(
+            owners[-1] if owners else name,
+            tuple(record.to_text().lower() for record in records),
+            tuple(record.to_wire() or b"" for record in records),
+            bool(answer.flags & dns.flags.AD),
+        )
 
-    async def _mx(self, domain: str) -> list[str]:
-        found = [text.split() for text in await self._look_up(domain, "MX")]
-        found.sort(key=lambda pair: int(pair[0]))
-        return [host.rstrip(".") for _, host in found] or [domain]  # RFC 5321 section 5.1
+    async def _hosts(self, next_hop: str) -> list[tuple[str, bool]]:
+        """The hosts to try, in order, and whether DNSSEC vouches for each."""
+        name = next_hop.partition("]")[0].strip("[") if "[" in next_hop else next_hop
+        name = name.partition(":")[0]
+        if "[" in next_hop:  # no MX look-up; the name comes from alice's own configuration
+            return [(name, True)]
+        mx = await self._look_up(name, "MX")
+        found = sorted((int(number), host) for number, host in (t.split() for t in mx.texts))
+        hosts = [host.rstrip(".") for _, host in found] or [name]  # RFC 5321 section 5.1
+        return [(host, mx.secure) for host in hosts]
 
-    async def _deliver(self, host: str, policy: _TlsPolicy, recipient: str, text: str) -> Tls:
+    async def _tlsa(self, host: str, mx_secure: bool) -> tuple[str, list[Tlsa]]:
+        """The TLSA base domain of a host and its secure records (RFC 7672 section 2.2)."""
+        address = await self._look_up(host, "A")
+        if not mx_secure or not address.secure:
+            return "", []
+        for base in dict.fromkeys((address.owner, host)):
+            found = await self._look_up(f"_{self._port}._tcp.{base}", "TLSA")
+            records = []
+            for data in found.data if found.secure else ():
+                try:
+                    records.append(Tlsa.parse(data))
+                except TlsaError:
+                    continue
+            if records:
+                return base, records
+        return "", []
+
+    async def _deliver(
+        self, at: tuple[str, bool], policy: _TlsPolicy, recipient: str, text: str, next_hop: str
+    ) -> Tls:
+        host, mx_secure = at
         patterns = policy.mx_patterns if policy.secure else ()
         if patterns and not any(name_matches(pattern, host) for pattern in patterns):
             raise _Refused("the policy does not list this MX host")
-        match = (host,) if patterns else policy.match
-        addresses = await self._look_up(host, "A")
+        names = (host,) if patterns else policy.match
+        base, records = await self._tlsa(host, mx_secure) if policy.dane else ("", [])
+        if any(unusable(record) is None for record in records):
+            policy = replace(policy, secure=True)
+        elif policy.dane == "dane-only":
+            raise _Refused("has no usable TLSA records")
+        addresses = (await self._look_up(host, "A")).texts
         if not addresses:
             raise _Refused("has no address")
         for attempt_tls in (True,) if policy.secure else (True, False):
@@ -180,14 +243,20 @@ class Sender:
                     if policy.secure:
                         if not session.starttls:
                             raise _Refused("TLS is required, but was not offered")
-                        await session.secure(self._verifying, host)
-                        _check_name(session.certificate_names(), match)
+                        if policy.dane:
+                            await session.secure(self._trusting, base)
+                            match(records, session.chain(), (base, next_hop), when=time.time())
+                        else:
+                            await session.secure(self._verifying, host)
+                            _check_name(session.certificate_names(), names)
                         tls = "verified"
                     elif attempt_tls and session.starttls:
                         await session.secure(self._trusting, host)
                         tls = "unverified"
                     await session.message(recipient, text)
                     return tls
+            except MatchError as error:
+                raise _Refused(f"DANE: {error.sentence}") from error
             except ssl.SSLCertVerificationError as error:
                 raise _Refused(f"certificate not trusted: {error.verify_message}") from error
             except ssl.SSLError as error:
@@ -240,6 +309,15 @@ class _Session:
             self._writer.get_extra_info("peercert") or {}
         )
         return [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+
+    def chain(self) -> list[bytes]:
+        """The server's certificates, DER, leaf first."""
+        assert self._writer
+        tls = self._writer.get_extra_info("ssl_object")
+        if sys.version_info >= (3, 13):
+            return list(tls.get_unverified_chain())
+        # Before 3.13 only the object behind it can tell.
+        return [one.public_bytes(_DER) for one in tls._sslobj.get_unverified_chain()]
 
     def abort(self) -> None:
         if self._writer:

@@ -11,12 +11,13 @@ import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from smtp_sts.lab.authority import Authority
-from smtp_sts.lab.names import Names
+from smtp_sts.lab.names import NEGATIVE_TTL, TTL, Names
 from smtp_sts.lab.policyhost import Page, PolicyHosts
 from smtp_sts.lab.receiver import Message, Receiver
 from smtp_sts.policy import policy_host, record_name
@@ -39,6 +40,28 @@ def _toml(value: object) -> str:
     return f'"{escaped}"'
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a world stands: addresses and ports, 0 for free ones. DNS is always on 127.0.0.1."""
+
+    #: the first two bytes of the MX hosts' addresses
+    network: str
+    #: the addresses of the policy hosts; names lead to the first
+    web: tuple[str, ...]
+    #: an address where nobody listens
+    closed: str
+    dns_port: int = 0
+    https_port: int = 0
+    smtp_port: int = 0
+
+
+#: On a machine's own loopback, beside whatever else runs there.
+LOOPBACK: Final = Place("127.0", ("127.0.0.1",), "127.0.0.9")
+#: In network namespaces of its own (`apart.py`): any daemon can play, on the ports that it knows.
+#: The addresses are the Internet's, so that nobody takes them for private ones.
+APART: Final = Place("45.45", ("45.45.0.1", "127.0.0.1"), "45.45.0.9", 53, 443, 25)
+
+
 class World:
     """The lab's Internet; an asynchronous context manager."""
 
@@ -46,11 +69,13 @@ class World:
     authority: Authority
     policy_hosts: PolicyHosts
 
-    def __init__(self) -> None:
-        """Nothing runs before `async with`."""
+    def __init__(self, *, ttl: int = TTL, place: Place | None = None) -> None:
+        """Nothing runs before `async with`; `ttl` is that of every DNS answer, seconds."""
+        self._ttl = ttl
+        self.place = place or LOOPBACK
         #: MX host name -> its receiver.
         self.receivers: dict[str, Receiver] = {}
-        self.smtp_port = 0
+        self.smtp_port = self.place.smtp_port
         self._numbers = itertools.count(1)
         self._stack = AsyncExitStack()
 
@@ -60,12 +85,12 @@ class World:
             home = stack.enter_context(tempfile.TemporaryDirectory(prefix="sts-lab-"))
             self.home = Path(home)
             self.authority = Authority(self.home)
-            self.names = Names()
-            await self.names.start()
+            self.names = Names(self._ttl, min(self._ttl, NEGATIVE_TTL))
+            await self.names.start(port=self.place.dns_port)
             stack.push_async_callback(self.names.close)
-            self.policy_hosts = PolicyHosts(self.authority)
+            self.policy_hosts = PolicyHosts(self.authority, self.place.https_port)
             stack.push_async_callback(self.policy_hosts.close)
-            await self.policy_hosts.start()
+            await self.policy_hosts.start(*self.place.web)
             self._stack = stack.pop_all()
         return self
 
@@ -115,7 +140,7 @@ class World:
         hosts = hosts or [f"mx.{domain}"]
         await self.receive(domain, *hosts)
         self.names.put(record_name(domain), "TXT", f'"v=STSv1; id={id};"')
-        self.names.put(policy_host(domain), "A", "127.0.0.1")
+        self.names.put(policy_host(domain), "A", self.place.web[0])
         self.policy_hosts.pages[policy_host(domain)] = Page(policy_text(mode, mx or hosts, max_age))
 
     async def receive(self, domain: str, *hosts: str) -> None:
@@ -128,7 +153,7 @@ class World:
         """The receiver of that name, started on an address of its own if it is a new one."""
         if host not in self.receivers:
             number = next(self._numbers)
-            address = f"127.0.{1 + number // 250}.{1 + number % 250}"
+            address = f"{self.place.network}.{1 + number // 250}.{1 + number % 250}"
             receiver = Receiver(self.authority, host, address)
             await receiver.start(self.smtp_port)
             self._stack.push_async_callback(receiver.close)

@@ -18,6 +18,7 @@ from smtp_sts.mta.socketmap import EXPLAIN
 #: More than the daemon ever takes (law 6), seconds.
 TIMEOUT: Final = 10.0
 _MAX_REPLY: Final = 4_000_000
+_SHOWN: Final = 60
 
 
 class ClientError(Exception):
@@ -33,8 +34,6 @@ async def ask(address: Address, map_name: str, key: str) -> str:
         raise ClientError(f"{address} did not answer within {TIMEOUT:g} s") from None
     except OSError as error:
         raise ClientError(f"{address} cannot be reached: {error.strerror or error}") from None
-    except netstring.NetstringError as error:
-        raise ClientError(f"{address} does not speak socketmap: {error}") from None
 
 
 async def _ask(address: Address, request: bytes) -> str:
@@ -50,7 +49,11 @@ async def _ask(address: Address, request: bytes) -> str:
             if not chunk:
                 raise ClientError(f"{address} closed the connection without an answer")
             data += chunk
-            found = netstring.parse(data, limit=_MAX_REPLY)
+            try:
+                found = netstring.parse(data, limit=_MAX_REPLY)
+            except netstring.NetstringError as error:
+                said = f"{error}; it says {data[:_SHOWN]!r}"
+                raise ClientError(f"{address} does not speak socketmap: {said}") from None
             if found is not None:
                 return found[0].decode("utf-8", "replace")
     finally:

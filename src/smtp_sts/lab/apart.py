@@ -1,0 +1,78 @@
+"""Namespaces of one's own, in which any daemon finds the lab where it looks for the Internet.
+
+Promises: inside, DNS is on 127.0.0.1:53, HTTPS on 443, SMTP on 25, resolv.conf and the system's CA
+file lead into the lab, nothing leads out, and no process outlives the play. Needs Linux, util-linux
+and iproute2, and root or user namespaces. Must not: change anything outside.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from smtp_sts.lab.world import APART, World
+
+#: Where systems keep the CA certificates that they trust.
+CA_FILES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+#: What names the CA file to programs that do not read the system's.
+CA_VARIABLES: Final = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+
+
+class ApartError(Exception):
+    """No namespaces can be had; the message says why."""
+
+
+def enter(command: Sequence[str]) -> list[str]:
+    """The command that runs another one in namespaces of its own. Raises ApartError."""
+    # A process namespace, so that everything ends with its first process.
+    unshare = ["unshare", "-n", "-m", "-p", "-f", "--kill-child", "--mount-proc"]
+    seen = ""
+    for some in (unshare, [unshare[0], "-r", *unshare[1:]]):
+        try:
+            done = subprocess.run(
+                [*some, "true"], check=False, capture_output=True, text=True, timeout=20
+            )
+        except FileNotFoundError:
+            raise ApartError("unshare is missing: apt-get install util-linux") from None
+        if done.returncode == 0:
+            return [*some, *command]
+        seen = done.stderr.strip()
+    raise ApartError(f"no namespaces can be made here, root is needed: {seen}")
+
+
+def prepare() -> None:
+    """Make the network of the namespaces that this process is in. Raises ApartError."""
+    for command in (
+        ["ip", "link", "set", "lo", "up"],
+        ["ip", "route", "add", "local", f"{APART.network}.0.0/16", "dev", "lo"],
+    ):
+        _run(command)
+
+
+def lead_in(world: World) -> dict[str, str]:
+    """Make names and trust of this machine those of the world; the environment for a daemon."""
+    resolv = world.home / "resolv.conf"
+    resolv.write_text("nameserver 127.0.0.1\noptions trust-ad\n", encoding="ascii")
+    # The target of the link: where resolv.conf is one, mount(8) must not follow it out of /etc.
+    with contextlib.suppress(OSError):
+        _run(["mount", "--bind", str(resolv), str(Path("/etc/resolv.conf").resolve(strict=True))])
+    for path in CA_FILES:
+        if Path(path).exists():
+            _run(["mount", "--bind", str(world.ca_file), str(Path(path).resolve())])
+    return dict.fromkeys(CA_VARIABLES, str(world.ca_file))
+
+
+def _run(command: list[str]) -> None:
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        raise ApartError(f"{command[0]} is missing: apt-get install iproute2 mount") from None
+    if done.returncode:
+        raise ApartError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -1,0 +1,169 @@
+"""The stage of one scenario: what bob publishes and mallory changes, done to the world.
+
+Promises: a step of a scenario is one change of the world, on names below its own domain (and hosts
+of mallory's). What mallory rewrites in a signed zone is answered as a validating resolver would:
+SERVFAIL. Must not: ask or judge the daemon.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any, Final
+
+from smtp_sts.lab.policyhost import Page
+from smtp_sts.lab.scenarios import (
+    Crowd,
+    Dns,
+    MxHost,
+    Owns,
+    PolicyHost,
+    Publication,
+    Step,
+    Withdraws,
+)
+from smtp_sts.lab.world import World, policy_text
+from smtp_sts.policy import policy_host, record_name
+
+MALLORY_HOST: Final = "mx.mallory.example"
+_FIELDS: Final = re.compile(r"\{(domain|port|web|closed|ca|spki)(?::([a-z0-9.-]+))?\}")
+_PAGE: Final = ("status", "content_type", "location", "manner", "certificate", "chunked", "length",
+                "tls")  # fmt: skip
+_HOST: Final = ("starttls", "certificate", "certificate_name", "needs_sni", "tls", "refuses")
+
+
+class Stage:
+    """One scenario's part of the world."""
+
+    def __init__(self, world: World, domain: str) -> None:
+        self.world = world
+        self.domain = domain
+
+    def fill(self, text: str) -> str:
+        """A text of the declarations with its fields filled in."""
+        return _FIELDS.sub(self._field, text)
+
+    def _field(self, found: re.Match[str]) -> str:
+        world, name = self.world, found[1]
+        if name == "spki":
+            host = f"{found[2] or 'mx'}.{self.domain}"
+            return world.authority.key_digest(host, variant=world.receivers[host].certificate)
+        return {
+            "domain": self.domain,
+            "port": str(world.smtp_port),
+            "web": world.place.web[0],
+            "closed": world.place.closed,
+            "ca": world.authority.own_key_digest,
+        }[name]
+
+    def looks(self) -> tuple[int, int]:
+        """How often the domain's record, and its policy host's address, were asked for."""
+        queries = self.world.names.queries
+        host = policy_host(self.domain)
+        return (
+            queries[record_name(self.domain), "TXT"],
+            queries[host, "A"] + self.world.policy_hosts.handshakes[host],
+        )
+
+    def fetches(self, at: str = "") -> int:
+        """How often the policy host was connected to."""
+        return self.world.policy_hosts.handshakes[policy_host(self._at(at))]
+
+    def crowd(self, count: int) -> list[str]:
+        """The domains of mallory's crowd."""
+        return [f"n{number}.{self.domain}" for number in range(count)]
+
+    async def publish(self, what: Publication) -> None:
+        """Make the domain what a publication says."""
+        world, domain = self.world, self._at(what.at)
+        if not what.at:
+            world.names.sign(domain, signed=what.signed)
+            if what.signed:
+                world.names.put(domain, "DS", f"1 13 2 {'00' * 32}")
+        hosts = [self.fill(host) for host in what.hosts]
+        patterns = [self.fill(pattern) for pattern in what.mx]
+        if what.mode:
+            await world.publish(
+                domain, what.mode, mx=patterns, hosts=hosts, max_age=what.max_age, id=what.id
+            )
+        else:
+            await world.receive(domain, *hosts)
+        for host in map(self.fill, what.tlsa):
+            self._tlsa(host)
+
+    def _tlsa(self, host: str) -> None:
+        world = self.world
+        digest = world.authority.key_digest(host, variant=world.receivers[host].certificate)
+        world.names.put(f"_{world.smtp_port}._tcp.{host}", "TLSA", f"3 1 1 {digest}")
+
+    async def change(self, step: Step) -> None:
+        """Do what bob or mallory does in a step."""
+        if isinstance(step, Publication):
+            await self.publish(step)
+        elif isinstance(step, Withdraws):
+            self.world.names.drop(record_name(self.domain), "TXT")
+            self.world.policy_hosts.pages[policy_host(self.domain)] = Page(status=404)
+        elif isinstance(step, Dns):
+            await self._dns(step)
+        elif isinstance(step, PolicyHost):
+            self._policy_host(step)
+        elif isinstance(step, MxHost):
+            self._mx_host(step)
+        elif isinstance(step, Owns):
+            await self._own(self.fill(step.host))
+        elif isinstance(step, Crowd):
+            for name in self.crowd(step.count):
+                await self.world.publish(name, hosts=[f"mx.{self.domain}"])
+                self.world.policy_hosts.pages[policy_host(name)] = Page(manner="silence")
+        else:
+            raise TypeError(f"{step} changes nothing in the world")
+
+    async def _dns(self, step: Dns) -> None:
+        names, name = self.world.names, self.fill(step.name)
+        if step.signed is not None:
+            names.sign(name, signed=step.signed)
+        elif step.defect:
+            names.spoil(name, step.defect, step.type)
+        elif step.who == "mallory" and names.is_signed(name):
+            names.spoil(name, "servfail", step.type)
+        else:
+            records = [self.fill(record) for record in step.records]
+            if step.type == "MX" and any(MALLORY_HOST in record for record in records):
+                (await self.world.receiver(MALLORY_HOST)).owner = "mallory"
+            if records:
+                names.put(name, step.type, *records)
+            else:
+                names.drop(name, step.type)
+
+    def _policy_host(self, step: PolicyHost) -> None:
+        host = policy_host(self._at(step.at))
+        page = self.world.policy_hosts.pages.get(host, Page())
+        changes: dict[str, Any] = {
+            name: value for name in _PAGE if (value := getattr(step, name)) is not None
+        }
+        body = page.body
+        if step.mode:
+            body = policy_text(step.mode, [self.fill(mx) for mx in step.mx], step.max_age)
+        if step.body is not None:
+            body = self.fill(step.body).encode()
+        if step.filling:
+            body += b"x-comment: %b\r\n" % (b"x" * 100) * (step.filling // 113)
+        if "location" in changes:
+            changes["location"] = self.fill(changes["location"])
+        self.world.policy_hosts.pages[host] = replace(page, body=body, **changes)
+
+    def _mx_host(self, step: MxHost) -> None:
+        receiver = self.world.receivers[self.fill(step.host)]
+        if step.who == "mallory" and not step.refuses:
+            receiver.owner = "mallory"
+        for name in _HOST:
+            if (value := getattr(step, name)) is not None:
+                setattr(receiver, name, value)
+
+    async def _own(self, host: str) -> None:
+        self.world.names.sign(host.partition(".")[2])
+        (await self.world.receiver(host)).owner = "mallory"
+        self._tlsa(host)
+
+    def _at(self, below: str) -> str:
+        return f"{below}.{self.domain}" if below else self.domain

@@ -1,0 +1,73 @@
+"""The score: any policy daemon, played with in namespaces of the lab's own.
+
+Promises: the daemon is started by the command given, asked where its operator says, and gone
+afterwards with all that it started. `run` must itself be run inside (`apart.enter`).
+Must not: favour this daemon: it is scored by the same way.
+"""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from types import FrameType
+
+from smtp_sts.config import Address, UnixAddress
+from smtp_sts.lab import apart
+from smtp_sts.lab.play import PATIENCE, PROFILE, QUICK, TTL, Result, play_in
+from smtp_sts.lab.scenarios import Scenario
+from smtp_sts.lab.subject import Subject, ours
+from smtp_sts.lab.world import APART, World
+
+
+async def run(
+    scenarios: Sequence[Scenario],
+    command: str = "",
+    socketmap: tuple[Address, str] | None = None,
+    *,
+    patience: float = PATIENCE,
+    done: Callable[[Result], None] = lambda result: None,
+) -> list[Result]:
+    """Play scenarios with the daemon that the shell starts by `command`; with ours if it is empty.
+
+    Raises SubjectError, ApartError, OSError.
+    """
+    apart.prepare()
+    async with World(ttl=TTL, place=APART) as world:
+        environment = {**apart.lead_in(world), "LAB_HOME": str(world.home)}
+        await world.receive("alice.example", "mx.alice.example")
+        address, map_name = socketmap or (UnixAddress(str(world.socket_path)), PROFILE)
+        if command:
+            words = ["/bin/sh", "-c", command]
+        else:
+            words = ours(
+                world.config_toml(policy=QUICK, network={"allow_private_addresses": False})
+            )
+        log = world.home / "daemon.log"
+        subject = Subject(words, address, map_name, log, environment)
+        return await play_in(world, subject, scenarios, patience=patience, done=done)
+
+
+def inside_of(command: Sequence[str]) -> int:
+    """Run this command again, inside, with `--inside`; its exit status. Raises ApartError.
+
+    The command inside has to end when its standard input does: then it ends whatever befalls us.
+    """
+    process = subprocess.Popen(
+        apart.enter([*command, "--inside"]),
+        stdin=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us alone
+    )
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if process.stdin:
+            process.stdin.close()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        sys.stdout.flush()
