@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q install
 
-.PHONY: demo test bench lock clean
+.PHONY: demo test bench score lock clean
 
 demo: $(VENV)/lab
 	$(BIN)/smtp-sts lab demo
@@ -18,6 +18,9 @@ test: $(VENV)/test
 
 bench: $(VENV)/test
 	$(BIN)/python bench/run.py
+
+score: $(VENV)/test
+	$(BIN)/python -m bench.score
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -32,8 +32,8 @@ Outcome = Literal["verified", "delivered", "mallory", "deferred"]
 Answer = Literal["open", "secure", "dane", "wait"]
 
 #: What a wrong answer does to alice's mail. `bypass`: mallory can read it; `load`: others are
-#: asked more than they must be.
-Consequence = Literal["bypass", "lost mail", "delay", "missing report", "load"]
+#: asked more than they must be; `exposure`: a stranger reaches into alice's own network.
+Consequence = Literal["bypass", "lost mail", "delay", "missing report", "load", "exposure"]
 
 #: What a daemon may do without: a scenario that needs it is then not supported, not wrong.
 Feature = Literal["dane", "tlsrpt"]
