@@ -114,6 +114,7 @@ def _write_postfix(made: Postfix) -> None:
         inet_protocols = ipv4
         maillog_file = /var/log/maillog
         smtp_tls_security_level = may
+        smtp_dns_support_level = dnssec
         smtp_tls_CAfile = /etc/ssl/certs/test-ca.pem
         smtp_tls_loglevel = 1
         smtp_tls_policy_maps = {INET}:{made.profile}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from .postfix import INET, QUEUE, SUITES, Postfix, world
-from .world import SITES
+from .world import SIGNED, SITES
 
 pytestmark = pytest.mark.real
 
@@ -132,6 +132,18 @@ def test_law_1_a_blocked_policy_host_and_a_killed_daemon_weaken_nothing(postfix:
     assert outcome.status == "deferred", outcome.line
     assert outcome.dsn == "4.7.4", outcome.line
     assert not postfix.seen("mx.blocked.example", "MAIL")
+
+
+def test_law_3_dane_goes_before_a_policy(postfix: Postfix) -> None:
+    domains = [f"dane.{SIGNED}", f"broken-dane.{SIGNED}"]
+    for domain in domains:
+        assert postfix.lookup(domain, f"{INET}:postfix") == "dane-only"
+    good, broken = map(postfix.outcome, map(postfix.send, domains))
+    # A certificate of no CA, which the TLSA record names; and one of a CA, which it does not.
+    assert good.status == "sent", good.line
+    assert ": Verified TLS connection established to " in good.tls
+    assert (broken.status, broken.dsn) == ("deferred", "4.7.5"), broken.line
+    assert not postfix.seen(SITES[domains[1]].mx, "MAIL")
 
 
 @pytest.mark.parametrize("kind", ["inet", "unix"])

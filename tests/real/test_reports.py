@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC
 from pathlib import Path
 
@@ -19,8 +19,8 @@ from smtp_sts.reporting.outcome import Outcome, Trouble
 from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.reporting.receive import Receiver, bind
 
-from .machine import CannotBuild, cannot, missing, root_file_systems
-from .world import QUEUE, SITES, SUITES, World, world
+from .postfix import QUEUE, SUITES, Postfix, world
+from .world import SITES
 
 pytestmark = pytest.mark.real
 
@@ -46,7 +46,7 @@ class Collected:
         self.unclear = 0
 
 
-def _wait_for_all(made: World, receiver: Receiver) -> None:
+def _wait_for_all(made: Postfix, receiver: Receiver) -> None:
     recipients = [made.send(domain) for domain in EXPECTED]
     for recipient in recipients:
         made.outcome(recipient)
@@ -54,21 +54,16 @@ def _wait_for_all(made: World, receiver: Receiver) -> None:
 
 
 @pytest.fixture(scope="module", params=sorted(SUITES, reverse=True), ids="postfix-{}".format)
-def collected(request: pytest.FixtureRequest) -> Iterator[tuple[str, Collected]]:
-    reason = missing()
-    if reason:
-        cannot(reason)
-    try:
-        roots = root_file_systems()
-    except CannotBuild as error:
-        cannot(str(error))
+def collected(
+    request: pytest.FixtureRequest, roots: Callable[[str], dict[str, Path]]
+) -> Iterator[tuple[str, Collected]]:
     found = Collected()
 
     def take(outcome: Outcome) -> None:
         side = found.datagrams if outcome.source == "datagram" else found.log
         side[outcome.domain].append(outcome)
 
-    with world(request.param, roots) as made:
+    with world(request.param, roots("")) as made:
         source = bind(made.root / QUEUE / "smtp-sts/tlsrpt.sock", 0o666)
         receiver = Receiver(source, take, time.time)
         if made.version == "3.10":
