@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -255,15 +254,17 @@ def test_a_story_is_told() -> None:
     assert "mallory stands at mx.strip.bob.example: no STARTTLS is offered" in result.output
 
 
-def test_the_shell_leaves_the_world_standing_and_plays_step_by_step() -> None:
-    script = textwrap.dedent("""\
-        import sys
-        from smtp_sts.cli.lab import lab
-        lab(["shell", "strip"])
-        """)
+def test_a_shell_without_anybody_at_it_ends() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", script], input="\n\n\n", capture_output=True, text=True, timeout=60
+        [*COMMAND, "shell"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
     )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "The world stands." in done.stdout
+
+
+def test_the_shell_leaves_the_world_standing_and_plays_step_by_step() -> None:
+    command = [*COMMAND, "shell", "strip"]
+    done = subprocess.run(command, input="\n\n\n", capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "dig @127.0.0.1 -p" in done.stdout
     assert "strip 1. mallory stands at mx.strip.bob.example" in done.stdout

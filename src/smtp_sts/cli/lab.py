@@ -122,10 +122,17 @@ def shell(names: tuple[str, ...]) -> None:
 async def _lines() -> asyncio.StreamReader:
     """Standard input, read without holding up the world."""
     import asyncio
+    import os
+    import stat
 
     reader = asyncio.StreamReader()
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    kind = os.fstat(sys.stdin.fileno()).st_mode
+    if sys.stdin.isatty() or stat.S_ISFIFO(kind) or stat.S_ISSOCK(kind):
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    else:  # a file or /dev/null: nothing there to wait for
+        reader.feed_data(sys.stdin.buffer.read())
+        reader.feed_eof()
     return reader
 
 

@@ -7,7 +7,6 @@ and iproute2, and root or user namespaces. Must not: change anything outside.
 
 from __future__ import annotations
 
-import contextlib
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,9 +59,9 @@ def lead_in(world: World) -> dict[str, str]:
     """Make names and trust of this machine those of the world; the environment for a daemon."""
     resolv = world.home / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.1\noptions trust-ad\n", encoding="ascii")
-    # The target of the link: where resolv.conf is one, mount(8) must not follow it out of /etc.
-    with contextlib.suppress(OSError):
-        _run(["mount", "--bind", str(resolv), str(Path("/etc/resolv.conf").resolve(strict=True))])
+    # Without a resolv.conf, 127.0.0.1 is asked anyway: resolv.conf(5).
+    if Path("/etc/resolv.conf").exists():
+        _run(["mount", "--bind", str(resolv), str(Path("/etc/resolv.conf").resolve())])
     for path in CA_FILES:
         if Path(path).exists():
             _run(["mount", "--bind", str(world.ca_file), str(Path(path).resolve())])
