@@ -39,7 +39,7 @@ class DatagramError(ValueError):
 _Texts = list[str] | None
 
 
-class _Failure(msgspec.Struct):
+class _Failure(msgspec.Struct, gc=False):
     c: int
     s: str | None = None
     n: str | None = None
@@ -49,7 +49,7 @@ class _Failure(msgspec.Struct):
     f: str | None = None
 
 
-class _Policy(msgspec.Struct, rename="kebab"):
+class _Policy(msgspec.Struct, rename="kebab", gc=False):
     policy_type: int
     f: int
     policy_domain: str | None = None
@@ -59,7 +59,7 @@ class _Policy(msgspec.Struct, rename="kebab"):
     t: int = 0
 
 
-class _Datagram(msgspec.Struct):
+class _Datagram(msgspec.Struct, gc=False):
     d: str
     policies: Annotated[list[_Policy], msgspec.Meta(min_length=1)]
     pr: str | None = None

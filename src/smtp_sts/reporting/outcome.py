@@ -2,6 +2,8 @@
 
 Promises: an `Outcome` holds names, addresses and text that may stand in a report as they are; what
 a remote host said is cleaned and shortened before it gets here (law 5). No I/O.
+The structs are without gc, as are those of datagrams and reports: they cannot form cycles, and the
+collector's pauses would cost datagrams.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ Source = Literal["datagram", "log", "own"]
 Certificate = Literal["", "verified", "trusted", "untrusted", "anonymous"]
 
 
-class Trouble(msgspec.Struct, frozen=True):
+class Trouble(msgspec.Struct, frozen=True, gc=False):
     """How a session failed: the fields of a report's failure-details but for the count."""
 
     result_type: str
@@ -32,7 +34,7 @@ class Trouble(msgspec.Struct, frozen=True):
     failure_reason_code: str = ""
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """One session under one policy.
 
     `at` is seconds since the epoch. `domain` is the one whose `_smtp._tls` record counts, `record`

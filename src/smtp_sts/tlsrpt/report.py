@@ -27,7 +27,7 @@ _REPORT_ID: Final = re.compile(r"[A-Za-z0-9+_-]+(?:\.[A-Za-z0-9+_-]+)*@[a-z0-9._
 _MAX_REPORT_ID: Final = 255
 
 
-class Failure(msgspec.Struct, frozen=True):
+class Failure(msgspec.Struct, frozen=True, gc=False):
     """One entry of `failure-details`; "" stands for a field that is absent."""
 
     result_type: str
@@ -40,7 +40,7 @@ class Failure(msgspec.Struct, frozen=True):
     failure_reason_code: str = ""
 
 
-class AppliedPolicy(msgspec.Struct, frozen=True):
+class AppliedPolicy(msgspec.Struct, frozen=True, gc=False):
     """The policy that was applied, as section 4.5 encodes it."""
 
     policy_type: str
@@ -49,7 +49,7 @@ class AppliedPolicy(msgspec.Struct, frozen=True):
     mx_host: tuple[str, ...] = ()
 
 
-class PolicyResult(msgspec.Struct, frozen=True):
+class PolicyResult(msgspec.Struct, frozen=True, gc=False):
     """What happened under one policy: sessions that complied, that failed, and how they failed.
 
     Section 4: failure types are non-exclusive, so that the details may sum to more than `failed`.
