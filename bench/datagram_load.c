@@ -1,5 +1,6 @@
 /* Send the datagrams of a file (one a line) in turn to a unix socket, RATE a second for SECONDS,
-   without waiting, as libtlsrpt does; print how many were sent and how many found the queue full.
+   without waiting, as libtlsrpt does; print how many were sent, how many found the queue full, and
+   the seconds it took.
    datagram_load SOCKET FILE RATE SECONDS */
 #include <errno.h>
 #include <stdio.h>
@@ -49,6 +50,6 @@ int main(int argc, char **argv) {
             lost++;
         }
     }
-    printf("%ld %ld\n", total, lost);
+    printf("%ld %ld %.3f\n", total, lost, now() - start);
     return 0;
 }

@@ -221,21 +221,24 @@ def loss(folder: Path) -> None:
     gc.freeze()
     command = [str(program), str(path), str(made), str(RATE), str(LOSS_SECONDS)]
     sender = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    due = time.monotonic() + 1
+    left, due = 0, time.monotonic() + 1
     while sender.poll() is None:
         poll.select(0.1)
         receiver.drain()
-        if time.monotonic() > due and (batch := aggregate.drain(100)):
-            batches.put(batch)
-        elif not aggregate.waiting:
-            due = time.monotonic() + 1
+        if left > 0:
+            batches.put(aggregate.drain(100))
+            left -= 100
+        elif time.monotonic() > due:
+            left, due = aggregate.waiting, due + 1
+    while receiver.drain():
+        pass
     batches.put([])
     forwarder.join()
     os.waitpid(writer, 0)
-    sent, lost = map(int, sender.communicate()[0].split())
+    sent, lost, seconds = map(float, sender.communicate()[0].split())
     length = Path("/proc/sys/net/unix/max_dgram_qlen").read_text().strip()
     print(
-        f"queue of {length}: {sent:,} sent in {LOSS_SECONDS} s, {lost:,} lost "
+        f"queue of {length}: {sent:,.0f} sent in {seconds:.1f} s, {lost:,.0f} lost "
         f"({lost / sent:.2%}), {receiver.datagrams:,} received"
     )
 
