@@ -196,11 +196,12 @@ def measure(folder: Path, alone: bool, seconds: float) -> dict[str, object]:
                 break
             time.sleep(0.05)
         ours = [str(SMTP_STS), "--config", our_config(folder, "main", dns, https), "serve"]
-        stack.enter_context(running(ours, folder / "ours.log"))
+        daemons = stack.enter_context(contextlib.ExitStack())
+        daemons.enter_context(running(ours, folder / "ours.log"))
         if not alone:
             command = [str(REFERENCE / "mta-sts-daemon"), "-c", str(folder / "reference.yml")]
             env = {"SSL_CERT_FILE": str(folder / "ca.pem")}
-            stack.enter_context(running(command, folder / "reference.log", env))
+            daemons.enter_context(running(command, folder / "reference.log", env))
         for port in ports.values():
             await_reply(port, "d0.bench.example")
             load(port, warm, 50, 1, 0)
@@ -218,12 +219,14 @@ def measure(folder: Path, alone: bool, seconds: float) -> dict[str, object]:
         time.sleep(0.2)
         beside = load(8461, warm, 32, 1, 3)
         asker.wait()
+        daemons.close()
+        full = held(folder, dns, https)
     medians = {w: {n: statistics.median(r) for n, r in by.items()} for w, by in rates.items()}
     return {
         "rates": medians,
         "ratios": {w: m["smtp-sts"] / m["reference"] for w, m in medians.items() if not alone},
         "p99_ms_beside_200_silent": beside["p99"] / 1000,
-        "held_100000": held(folder, dns, https),
+        "held_100000": full,
         "version_seconds": version_seconds(),
     }
 

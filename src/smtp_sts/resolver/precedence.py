@@ -32,6 +32,7 @@ _PLAIN: Final[dict[Verdict, str]] = {
     "insecure": "the MX records of {} are not signed",
     "null-mx": "{} takes no mail (null MX)",
     "no-mail": "no mail can be sent to {}: it or its MX hosts do not exist",
+    "failed": "the MX records of {} cannot be had",
 }
 #: Usable records of a host that are shown, and hexadecimal digits of each.
 _SHOWN: Final = 4
@@ -112,4 +113,4 @@ def _steps(domain: str, dane: Known) -> tuple[Step, ...]:
     if dane.steps:
         return dane.steps
     text = _PLAIN[dane.verdict].format(domain) + _WOULD_CHANGE[dane.verdict]
-    return (Step("DANE", None, text),)
+    return (Step("DANE", False if dane.verdict == "failed" else None, text),)
