@@ -124,6 +124,29 @@ class MetricsSection(Struct, frozen=True, forbid_unknown_fields=True):
     listen: str | list[str] = ""
 
 
+class TlsReportsSection(Struct, frozen=True, forbid_unknown_fields=True):
+    """`[tls_reports]`: what happened to TLS sessions, collected and reported (RFC 8460)."""
+
+    enabled: bool = False
+    organization: str = ""
+    contact: str = ""
+    socket: str = ""
+    socket_mode: str = "0660"
+    socket_owner: str = ""
+    socket_group: str = ""
+    log: str | list[str] = []
+    keep_malformed: str = ""
+    check_testing: bool = True
+    deliver: bool = True
+    mail: str = "smtp:127.0.0.1:25"
+    bcc: str = ""
+    suppress: list[str] = []
+    dkim_domain: str = ""
+    dkim_selector: str = ""
+    dkim_key: str = ""
+    spread: Annotated[float, Meta(ge=0, le=14400)] = 14400.0
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file; every section may be left out."""
 
@@ -135,6 +158,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     control: ControlSection = ControlSection()
     log: LogSection = LogSection()
     metrics: MetricsSection = MetricsSection()
+    tls_reports: TlsReportsSection = TlsReportsSection()
 
 
 class TcpAddress(Struct, frozen=True):
@@ -438,6 +462,41 @@ group = ""
 [metrics]
 # Where Prometheus asks for /metrics, "" for nowhere ("127.0.0.1:9461"), one or a list.
 listen = ""
+
+[tls_reports]
+# Collect what happened to TLS sessions, and report it daily to the domains that ask for it
+# (RFC 8460).
+enabled = false
+# Who reports: a name, and the mail address for questions, which reports are sent from.
+organization = ""
+contact = ""
+# The datagram socket for smtp_tlsrpt_socket_name of Postfix 3.10 and later, "" for none; within
+# the queue directory where smtp(8) is chrooted: "/var/spool/postfix/run/smtp-sts/tlsrpt.sock".
+socket = ""
+socket_mode = "0660"
+socket_owner = ""
+socket_group = ""
+# Logs that are followed, one or a list: "postfix:/var/log/mail.log", "postfix:journal",
+# "exim:/var/log/exim4/mainlog".
+log = []
+# A folder where datagrams that cannot be read are kept for inspection, "" for none.
+keep_malformed = ""
+# Look at the MX hosts of domains in testing mode ourselves: MTAs do not see what is wrong there.
+check_testing = true
+# Send the reports; false only collects.
+deliver = true
+# How mail goes out: "smtp:host:port" or "sendmail:/usr/sbin/sendmail".
+mail = "smtp:127.0.0.1:25"
+# A copy of each mailed report goes to this address.
+bcc = ""
+# Policy domains, and mail addresses, mail domains and HTTPS hosts of receivers, that get none.
+suppress = []
+# DKIM: the signing domain ("": that of contact), the selector, and the file of the private key.
+dkim_domain = ""
+dkim_selector = ""
+dkim_key = ""
+# Reports go out at a random time within so long after midnight UTC (section 4.1).
+spread = 14400.0
 
 [log]
 # debug, info, warning or error; to standard error.
