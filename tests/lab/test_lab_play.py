@@ -156,12 +156,12 @@ def test_a_command_that_never_listens_is_named(monkeypatch: pytest.MonkeyPatch) 
     async def scene() -> None:
         async with World() as world:
             address = UnixAddress(str(world.socket_path))
-            words = ["/bin/sh", "-c", f"echo {world.home}; sleep 60 & sleep 60"]
+            words = ["/bin/sh", "-c", f"echo {world.home}; sleep 60.17 & sleep 60.17"]
             try:
                 async with Subject(words, address, "postfix", world.home / "log"):
                     pytest.fail("it did not start")
             finally:
-                assert _commands_with("sleep 60") == []
+                assert _commands_with("sleep 60.17") == []  # nobody else's
 
     with pytest.raises(SubjectError, match=r"does not answer on unix:.* after 0.5 s; it said:"):
         asyncio.run(scene())
