@@ -1,4 +1,5 @@
-"""What a policy says: TXT records, policy documents, MX host patterns (RFC 8461). No I/O.
+"""What a policy says: TXT records, policy documents, MX host patterns (RFC 8461), and the
+same of the first draft (draft-margolis-smtp-sts-00). No I/O.
 
     >>> from smtp_sts.policy import Policy, find_record
     >>> find_record([b"v=STSv1; id=20160831085700Z;"]).id
@@ -12,6 +13,16 @@ and a column where they help.
 """
 
 from smtp_sts.policy.document import MAX_AGE, MAX_RENDERED, MAX_SIZE, Mode, Policy
+from smtp_sts.policy.draft00 import (
+    Constraint,
+    DraftRecord,
+    body_difference,
+    body_matches,
+    draft_record_name,
+    find_draft_record,
+)
+from smtp_sts.policy.draft00_authentication import Authentication
+from smtp_sts.policy.draft00_rua import ReportUri
 from smtp_sts.policy.errors import LanguageError, NextHopError, PolicyError, RecordError
 from smtp_sts.policy.nexthop import policy_domain, policy_host, policy_url, record_name
 from smtp_sts.policy.record import Record, find_record
@@ -20,6 +31,9 @@ __all__ = [
     "MAX_AGE",
     "MAX_RENDERED",
     "MAX_SIZE",
+    "Authentication",
+    "Constraint",
+    "DraftRecord",
     "LanguageError",
     "Mode",
     "NextHopError",
@@ -27,6 +41,11 @@ __all__ = [
     "PolicyError",
     "Record",
     "RecordError",
+    "ReportUri",
+    "body_difference",
+    "body_matches",
+    "draft_record_name",
+    "find_draft_record",
     "find_record",
     "policy_domain",
     "policy_host",

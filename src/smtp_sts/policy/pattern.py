@@ -42,11 +42,23 @@ def check_pattern(text: str) -> str:
 
 def matches(pattern: str, host: str) -> bool:
     """Whether an MX host matches a pattern; `*.` stands for exactly one label (section 4.1)."""
-    host = host.removesuffix(".")
-    if not host.isascii():  # no lower() of another script may turn into a pattern's letters
-        return False
-    host = host.lower()
+    host = _plain(host)
     if pattern.startswith("*."):
         label, dot, rest = host.partition(".")
         return bool(label and dot) and rest == pattern[2:]
     return host == pattern
+
+
+def covers(pattern: str, host: str) -> bool:
+    """Whether an MX host matches a pattern of the first draft; `*.` stands for one label or more
+    ("any MX whose hostname is a subdomain", draft-margolis-smtp-sts-00 section 3)."""
+    host = _plain(host)
+    if pattern.startswith("*."):
+        return host.endswith(pattern[1:]) and not host.startswith(".")
+    return host == pattern
+
+
+def _plain(host: str) -> str:
+    """In lower case without a last dot; "" where lower() could make a pattern's letters of those
+    of another script."""
+    return host.removesuffix(".").lower() if host.isascii() else ""
