@@ -420,7 +420,8 @@ max_lookups = 500
 unused_days = 180.0
 
 [dns]
-# Resolvers, "address" or "address:port"; an empty list means those of /etc/resolv.conf.
+# Resolvers, "address" or "address:port"; an empty list means those of /etc/resolv.conf, which is
+# followed as it changes. What DNSSEC proves is asked of those alone whose AD bit is believed.
 nameservers = []
 # Whether the resolvers' AD bit is believed; left out: only from resolvers on loopback.
 # trust_ad = true

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import dns.flags
 import dns.message
 import dns.name
@@ -154,6 +156,25 @@ def test_an_answer_to_another_question_is_refused(what: str) -> None:
             "b.example" if what == "name" else "a.example",
             dnswire.TXT if what == "type" else dnswire.A,
         )
+
+
+def test_a_chain_of_pointers_costs_no_more_than_a_name() -> None:
+    """A message of 64 KiB whose every name leads through thousands of pointers, one to the next."""
+    query = dnswire.query(1, "a.example", dnswire.A)
+    question = query[12 : 12 + len(dnswire.encode_name("a.example")) + 4]
+    start = 12 + len(question)
+    chain = b"".join((0xC000 | 12 if i == 0 else 0xC000 | start + 11 + 2 * i - 2).to_bytes(2, "big")
+                     for i in range(8000))  # fmt: skip
+    padding = b"\0\0\x63\0\1\0\0\0\0" + len(chain).to_bytes(2, "big")  # an unknown type
+    last = (0xC000 | start + 11 + 2 * 7999).to_bytes(2, "big")
+    record = last + b"\0\1\0\1\0\0\0\0\0\4\1\1\1\1"
+    number = (65535 - start - 11 - len(chain)) // len(record)
+    head = b"\0\1\x81\x80\0\1" + (number + 1).to_bytes(2, "big") + b"\0\0\0\0"
+    message = head + question + padding + chain + record * number
+    began = time.process_time()
+    with pytest.raises(dnswire.WireError, match="pointers"):
+        dnswire.parse(message, 1, "a.example", dnswire.A)
+    assert time.process_time() - began < 0.2
 
 
 @given(st.data())

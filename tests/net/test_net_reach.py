@@ -15,7 +15,7 @@ from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World, policy_text
 from smtp_sts.net import dnswire
 from smtp_sts.net.addresses import is_public
-from smtp_sts.net.dns import Answer, Dns, system_nameservers
+from smtp_sts.net.dns import Answer, Dns
 from smtp_sts.net.failure import CAUSES, NetFailure
 from smtp_sts.net.https import Fetched, fetch_policy, tls_context
 from smtp_sts.policy import MAX_SIZE
@@ -296,15 +296,6 @@ def test_a_forged_answer_is_not_taken(run: Run, source: str) -> None:
 )  # fmt: skip
 def test_law_5_which_addresses_are_public(address: str, public: bool) -> None:
     assert is_public(address) is public
-
-
-def test_resolv_conf(tmp_path: object) -> None:
-    from pathlib import Path
-
-    path = Path(str(tmp_path)) / "resolv.conf"
-    path.write_text("# x\nsearch a\nnameserver 192.0.2.1\nnameserver  2001:db8::1\nnameserver x\n")
-    assert system_nameservers(str(path)) == [("192.0.2.1", 53), ("2001:db8::1", 53)]
-    assert system_nameservers(str(path.with_name("absent"))) == [("127.0.0.1", 53)]
 
 
 def test_every_cause_has_a_result_type() -> None:

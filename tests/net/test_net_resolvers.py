@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from smtp_sts.lab.names import Names
 from smtp_sts.net import dns
 from smtp_sts.net.dns import Dns
+from smtp_sts.net.dnswire import TXT
 from smtp_sts.net.failure import NetFailure
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -82,3 +84,71 @@ def test_silent_resolvers_are_asked_once_more_and_those_that_answered_are_not(
 def test_no_resolver_at_all_is_a_declared_failure(run: Run) -> None:
     with pytest.raises(NetFailure, match="no name server is configured"):
         run(Dns([]).txt("a.example"))
+
+
+def test_a_resolver_that_is_silent_again_and_again_is_asked_last_for_a_while(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each question of a look-up waits for it anew, and all of them together for too long."""
+    monkeypatch.setattr(dns, "ATTEMPT_SECONDS", 0.05)
+    monkeypatch.setattr(dns, "SILENT_SECONDS", 0.5)
+
+    async def scene() -> None:
+        async with AsyncExitStack() as stack:
+            silent, good = [await resolver(m, stack) for m in ("timeout", "good")]
+            client = Dns([silent.address, good.address])
+            for _ in range(10):
+                assert (await client.txt("a.example")).records == (b"x",)
+            assert silent.queries["a.example", "TXT"] == dns.SILENT_TIMES
+            silent.mend("a.example")
+            await asyncio.sleep(0.6)
+            await client.txt("a.example")
+            assert good.queries["a.example", "TXT"] == 10  # back in its turn
+            for _ in range(dns.SILENT_TIMES - 1):
+                silent.spoil("a.example", "timeout")
+                await client.txt("a.example")
+                silent.mend("a.example")
+                await client.txt("a.example")  # an answer between: not silent in a row
+            silent.spoil("a.example", "timeout")
+            before = silent.queries["a.example", "TXT"]
+            await client.txt("a.example")
+            assert silent.queries["a.example", "TXT"] == before + 1
+
+    run(scene())
+
+
+def test_other_resolvers_from_the_next_question_on(run: Run) -> None:
+    async def scene() -> None:
+        async with AsyncExitStack() as stack:
+            first, second = [await resolver("good", stack) for _ in range(2)]
+            client = Dns([first.address])
+            await client.txt("a.example")
+            client.use([second.address])
+            await client.txt("a.example")
+            assert [n.queries["a.example", "TXT"] for n in (first, second)] == [1, 1]
+
+    run(scene())
+
+
+@pytest.mark.parametrize("manner", ["servfail", "timeout", "refused", "cut"])
+def test_law_3_an_untrusted_resolver_does_not_answer_for_a_trusted_one_that_fails(
+    run: Run, monkeypatch: pytest.MonkeyPatch, manner: str
+) -> None:
+    """Whoever silences the name servers of a signed zone must not get "not signed" instead: a
+    validating resolver says SERVFAIL, and the one behind it, which does not validate, anything."""
+    monkeypatch.setattr(dns, "ATTEMPT_SECONDS", 0.1)
+
+    async def scene() -> None:
+        async with AsyncExitStack() as stack:
+            trusted, other = [await resolver(m, stack) for m in (manner, "good")]
+            client = Dns([trusted.address, other.address])
+            client._trusted[other.address] = False  # as one that is not on loopback
+            with pytest.raises(NetFailure):
+                await client.query("a.example", TXT, validated=True)
+            assert other.queries["a.example", "TXT"] == 0
+            answer = await client.query("a.example", TXT)  # what needs no DNSSEC is answered
+            assert (answer.records, answer.ad) == ((b"x",), False)
+            client._trusted[trusted.address] = False  # nobody is trusted: then all are asked
+            assert not (await client.query("a.example", TXT, validated=True)).ad
+
+    run(scene())

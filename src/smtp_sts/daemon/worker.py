@@ -30,6 +30,7 @@ from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.service import Service
 from smtp_sts.mta.socketmap import Socketmap
 from smtp_sts.mta.tcp_table import TcpTable
+from smtp_sts.net.resolv_conf import ResolvConf
 from smtp_sts.resolver import Keeper, Resolver, overrides
 
 #: How often the first worker looks for policies that are due, and how many it takes, at most so
@@ -38,6 +39,8 @@ BACKGROUND_SECONDS: Final = 5.0
 BACKGROUND_BATCH: Final = 100
 BACKGROUND_PARALLEL: Final = 10
 PRUNE_SECONDS: Final = 3600.0
+#: How often resolv.conf is looked at, where the configuration names no name servers.
+RESOLV_CONF_SECONDS: Final = 2.0
 #: A drain ends after so long even where clients or discoveries do not.
 DRAIN_SECONDS: Final = 1.5
 #: A retired worker waits for its clients: Postfix drops any connection after 100 s.
@@ -93,6 +96,7 @@ async def run(
     )
     if index == 0:
         _tell_of_dane(config, resolver)
+    following = [] if config.dns.nameservers else [_follow_resolv_conf(config, resolver, index)]
     peers = Peers(index, peer_listeners, resolver, table.forget, elders, counts)
     resolver.on_change = peers.changed
     await peers.start()
@@ -127,7 +131,7 @@ async def run(
             asyncio.create_task(watch(keeper, peers.learn)),
             asyncio.create_task(_tell_counts(config.log.counts_interval, asked, peers)),
         ]
-    publishing = asyncio.create_task(figures.keep_publishing())
+    lasting = [asyncio.create_task(work) for work in (figures.keep_publishing(), *following)]
     ready()
 
     waits = [asyncio.create_task(ended.wait()), asyncio.create_task(retired.wait())]
@@ -141,7 +145,8 @@ async def run(
     await _drain(service)
     for wait in waits:
         wait.cancel()
-    publishing.cancel()
+    for task in lasting:
+        task.cancel()
     await control.close()
     peers.close()
     await resolver.close()
@@ -176,6 +181,25 @@ def _tell_of_dane(config: Config, resolver: Resolver) -> None:
             "loopback in dns.nameservers, set dns.trust_ad, or set policy.dane = false",
             ", ".join(address for address, _ in resolver.reach.dns.nameservers),
         )
+
+
+async def _follow_resolv_conf(config: Config, resolver: Resolver, index: int) -> None:
+    """Ask the name servers of resolv.conf(5), whichever they are by now."""
+    file = ResolvConf()
+    while True:
+        dns, dane = resolver.reach.dns, resolver.dane
+        if file.servers != list(dns.nameservers):
+            dns.use(file.servers)
+            if index == 0:
+                named = ", ".join(address for address, _ in file.servers)
+                _log.info(
+                    "the name servers of resolv.conf are %s now", named,
+                    extra={"fields": {"event": "name-servers", "servers": named}},
+                )  # fmt: skip
+                if dane != resolver.dane:
+                    _tell_of_dane(config, resolver)
+        await asyncio.sleep(RESOLV_CONF_SECONDS)
+        file.changed()
 
 
 def _accept_on(

@@ -14,8 +14,9 @@ import msgspec
 
 from smtp_sts.config import Config, nameservers
 from smtp_sts.mta.profiles import replies
-from smtp_sts.net.dns import Dns, system_nameservers
+from smtp_sts.net.dns import Dns
 from smtp_sts.net.https import tls_context
+from smtp_sts.net.resolv_conf import ResolvConf
 from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError, policy_domain
 from smtp_sts.resolver import overrides
 from smtp_sts.resolver.dane_state import find_dane
@@ -28,7 +29,7 @@ from smtp_sts.store import Stored
 def reach_of(config: Config) -> Reach:
     """How a configuration reaches the network. Raises OSError for a CA file that cannot be read."""
     dns = Dns(
-        nameservers(config) or system_nameservers(),
+        nameservers(config) or ResolvConf().servers,
         timeout=config.dns.timeout,
         trust_ad=config.dns.trust_ad,
     )

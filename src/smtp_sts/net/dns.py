@@ -3,7 +3,8 @@
 Promises: an answer is taken only from the resolver that was asked, on a port and with an id that
 cannot be guessed, and for the question that was asked; a question ends within `timeout` with an
 `Answer` (also for a name that does not exist) or a `NetFailure` of the `dns-...` slugs; the AD bit
-is shown only where the resolver may be trusted with it. Must not cache: resolvers do.
+is shown only where the resolver may be trusted with it, and a question about DNSSEC is never
+answered by one that may not while there is one that may. Must not cache: resolvers do.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import ipaddress
 import os
 import socket
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -41,7 +41,9 @@ MAX_ALIASES: Final = 8
 #: Failures that are a resolver's answer, and those that are the want of one.
 _ANSWERED: Final = ("dns-servfail", "dns-refused", "dns-malformed")
 _SILENT: Final = ("dns-timeout", "dns-unreachable")
-_MAX_RESOLVERS: Final = 3  # as resolv.conf(5) has it
+#: A resolver that was silent so many times in a row is asked last, for so long (seconds).
+SILENT_TIMES: Final = 3
+SILENT_SECONDS: Final = 30.0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -72,25 +74,37 @@ class Dns:
         timeout: float = 5.0,
         trust_ad: bool | None = None,
     ) -> None:
-        self.nameservers = tuple(nameservers)
         self._timeout = timeout
+        self._trust_ad = trust_ad
+        self.use(nameservers)
+
+    def use(self, nameservers: Sequence[tuple[str, int]]) -> None:
+        """Ask these resolvers from the next question on."""
+        self.nameservers = tuple(nameservers)
         self._trusted = {
             server: ipaddress.ip_address(server[0].partition("%")[0]).is_loopback
-            if trust_ad is None
-            else trust_ad
+            if self._trust_ad is None
+            else self._trust_ad
             for server in self.nameservers
         }
+        #: resolver -> how often in a row it was silent, and until when it is asked last
+        self._silent: dict[tuple[str, int], tuple[int, float]] = {}
 
     @property
     def trusts_ad(self) -> bool:
         """Whether any resolver is trusted to have validated its answers."""
         return any(self._trusted.values())
 
-    async def query(self, name: str, rrtype: int) -> Answer:
-        """Ask for the records of a name. Raises NetFailure."""
+    async def query(self, name: str, rrtype: int, *, validated: bool = False) -> Answer:
+        """Ask for the records of a name. Raises NetFailure.
+
+        With `validated` only resolvers that may be trusted with the AD bit are asked, where there
+        are such: that one of those is silent must not make a signed name look like an unsigned one
+        (RFC 7672 section 2.1.1).
+        """
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._follow(name, rrtype)
+                return await self._follow(name, rrtype, validated)
         except TimeoutError:
             raise NetFailure(
                 "dns-timeout", f"no usable answer for {name} within {self._timeout:g} s"
@@ -121,10 +135,10 @@ class Dns:
     def close(self) -> None:
         """Nothing is held between questions; here so that a caller need not know."""
 
-    async def _follow(self, name: str, rrtype: int) -> Answer:
+    async def _follow(self, name: str, rrtype: int, validated: bool) -> Answer:
         ad, ttl, asked = True, None, name
         for _ in range(MAX_ALIASES + 1):
-            message, trusted = await self._ask(asked, rrtype)
+            message, trusted = await self._ask(asked, rrtype, validated)
             ad = ad and message.ad and trusted
             ttl = message.ttl if ttl is None else min(ttl, message.ttl)
             moved = message.name != asked.removesuffix(".").lower()
@@ -133,24 +147,45 @@ class Dns:
             asked = message.name
         raise NetFailure("dns-cname-loop", f"the CNAMEs of {name} lead nowhere")
 
-    async def _ask(self, name: str, rrtype: int) -> tuple[Message, bool]:
+    async def _ask(self, name: str, rrtype: int, validated: bool) -> tuple[Message, bool]:
         told: NetFailure | None = None
         silent = NetFailure("dns-unreachable", "no name server is configured")
-        servers = list(self.nameservers)
+        servers = self._in_turn(validated)
+        trusted = self._trusted
         for _ in range(ROUNDS):
             for server in tuple(servers):
                 try:
-                    return await _attempt(server, name, rrtype), self._trusted[server]
+                    message = await _attempt(server, name, rrtype)
                 except NetFailure as failure:
-                    if failure.slug in _ANSWERED:  # asking it again at once changes nothing
-                        servers.remove(server)
-                        told = told or failure
-                    elif failure.slug in _SILENT:
+                    if failure.slug in _SILENT:
                         silent = failure
-                    else:
+                        self._was_silent(server)
+                        continue
+                    self._silent.pop(server, None)
+                    if failure.slug not in _ANSWERED:
                         raise
+                    servers.remove(server)  # asking it again at once changes nothing
+                    told = told or failure
+                else:
+                    self._silent.pop(server, None)
+                    return message, trusted[server]
         # What a resolver said tells more than that another one was silent.
         raise told or silent
+
+    def _in_turn(self, validated: bool) -> list[tuple[str, int]]:
+        """The resolvers in the order in which they are asked."""
+        servers = list(self.nameservers)
+        if validated and self.trusts_ad:
+            servers = [server for server in servers if self._trusted[server]]
+        if self._silent:
+            now = asyncio.get_running_loop().time()
+            servers.sort(key=lambda server: self._silent.get(server, (0, 0.0))[1] > now)
+        return servers
+
+    def _was_silent(self, server: tuple[str, int]) -> None:
+        times = self._silent.get(server, (0, 0.0))[0] + 1
+        until = asyncio.get_running_loop().time() + SILENT_SECONDS if times >= SILENT_TIMES else 0.0
+        self._silent[server] = (times, until)
 
 
 async def _attempt(server: tuple[str, int], name: str, rrtype: int) -> Message:
@@ -222,21 +257,3 @@ async def _over_tcp(
     if message.truncated:
         raise WireError("truncated over TCP too")
     return message
-
-
-def system_nameservers(path: str = "/etc/resolv.conf") -> list[tuple[str, int]]:
-    """The name servers of resolv.conf(5); the local one where it names none or is not there."""
-    found: list[tuple[str, int]] = []
-    try:
-        text = Path(path).read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        text = ""
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) >= 2 and words[0] == "nameserver":
-            try:
-                ipaddress.ip_address(words[1].partition("%")[0])
-            except ValueError:
-                continue
-            found.append((words[1], 53))
-    return found[:_MAX_RESOLVERS] or [("127.0.0.1", 53)]

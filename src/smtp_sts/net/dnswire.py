@@ -29,6 +29,8 @@ NXDOMAIN: Final = 3
 UDP_SIZE: Final = 1232
 #: CNAMEs followed within one answer.
 MAX_CHAIN: Final = 8
+#: Compression pointers followed within one name; a name has no more labels than these.
+MAX_POINTERS: Final = 127
 
 #: A: text; AAAA: text; TXT: the character-strings joined; MX: (preference, host); else raw.
 Rdata = str | bytes | tuple[int, str]
@@ -87,7 +89,7 @@ def query(message_id: int, name: str, rrtype: int) -> bytes:
 def _name(data: bytes, position: int) -> tuple[str, int]:
     labels: list[str] = []
     end = -1
-    length = 0
+    length = pointers = 0
     while True:
         if position >= len(data):
             raise WireError("name runs past the end")
@@ -100,6 +102,9 @@ def _name(data: bytes, position: int) -> tuple[str, int]:
                 raise WireError("pointer runs past the end")
             target = (size & 0x3F) << 8 | data[position + 1]
             end = position + 2 if end < 0 else end
+            pointers += 1
+            if pointers > MAX_POINTERS:  # pointers to pointers cost time and say nothing
+                raise WireError("too many pointers in a name")
             if target >= position:  # only backwards: a loop cannot be made
                 raise WireError("pointer does not point back")
             position = target

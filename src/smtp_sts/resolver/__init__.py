@@ -125,8 +125,12 @@ class Resolver:
         self._running: set[asyncio.Task[Decision]] = set()
         self._looks: set[asyncio.Task[None]] = set()
         self._look_places = asyncio.Semaphore(settings.max_lookups)
-        #: RFC 7672 section 2.1: without a trusted validating resolver there is no DANE
-        self.dane = settings.dane and reach.dns.trusts_ad
+
+    @property
+    def dane(self) -> bool:
+        """Whether DANE is looked for: without a trusted validating resolver there is none (RFC 7672
+        section 2.1)."""
+        return self.settings.dane and self.reach.dns.trusts_ad
 
     async def decide(self, domain: str) -> Decision:
         """What applies to a policy domain now; see `Decision`. Never raises for its input."""

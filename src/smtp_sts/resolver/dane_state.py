@@ -88,7 +88,7 @@ class _Look:
 
     async def ask(self, name: str, rrtype: int) -> Answer | NetFailure:
         try:
-            answer = await self.dns.query(name, rrtype)
+            answer = await self.dns.query(name, rrtype, validated=True)
         except NetFailure as failure:
             self.keep(FAILURE_TTL)
             return failure
