@@ -23,7 +23,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, TextClause, create_engine, text
+from sqlalchemy import Connection, Engine, MetaData, TextClause, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from smtp_sts.store import Store, Stored, StoreError
@@ -55,7 +55,8 @@ BATCH: Final = 500
 #: For the one who makes the tables, among all users of the database.
 _ADVISORY_LOCK: Final = 0x736D7470_737473  # "smtpsts"
 
-_NOW: Final = "CAST(extract(epoch FROM clock_timestamp()) AS float8)"
+#: Seconds since the epoch by the clock of the database, as SQL.
+NOW: Final = "CAST(extract(epoch FROM clock_timestamp()) AS float8)"
 _SCHEMA: Final = (
     """CREATE TABLE policies (
       domain varchar(253) COLLATE "C" PRIMARY KEY,
@@ -79,14 +80,14 @@ _SCHEMA: Final = (
 )
 _PUT: Final = text(f"""
     INSERT INTO policies
-    VALUES (:domain, :policy_id, :body, :fetched_at, :expires_at, :refresh_at, :used_at, {_NOW})
+    VALUES (:domain, :policy_id, :body, :fetched_at, :expires_at, :refresh_at, :used_at, {NOW})
     ON CONFLICT (domain) DO UPDATE SET
       policy_id = excluded.policy_id, body = excluded.body, fetched_at = excluded.fetched_at,
       expires_at = excluded.expires_at, refresh_at = excluded.refresh_at,
       used_at = greatest(policies.used_at, excluded.used_at), changed_at = excluded.changed_at
     -- A fetch from the future is a wrong clock's; it must not keep later ones out.
     WHERE policies.fetched_at <= excluded.fetched_at
-      OR policies.fetched_at > {_NOW} + {FUTURE_SECONDS}""")
+      OR policies.fetched_at > {NOW} + {FUTURE_SECONDS}""")
 _DUE: Final = text("""
     WITH due AS MATERIALIZED (
       SELECT domain FROM policies WHERE refresh_at <= :now AND expires_at > :now
@@ -94,17 +95,17 @@ _DUE: Final = text("""
     UPDATE policies SET refresh_at = :again FROM due WHERE policies.domain = due.domain
     RETURNING policies.domain""")
 _CLAIM: Final = text(f"""
-    INSERT INTO claims SELECT wanted, :holder, {_NOW} + {CLAIM_SECONDS}
+    INSERT INTO claims SELECT wanted, :holder, {NOW} + {CLAIM_SECONDS}
     FROM unnest(CAST(:domains AS text[])) AS wanted ORDER BY wanted
     ON CONFLICT (domain) DO UPDATE SET holder = excluded.holder, until = excluded.until
-    WHERE claims.until <= {_NOW} OR claims.holder = excluded.holder
+    WHERE claims.until <= {NOW} OR claims.holder = excluded.holder
     RETURNING domain""")
 _RELEASE: Final = text("DELETE FROM claims WHERE domain = ANY(:domains) AND holder = :holder")
-_FORGOTTEN: Final = text(f"DELETE FROM claims WHERE until <= {_NOW}")
+_FORGOTTEN: Final = text(f"DELETE FROM claims WHERE until <= {NOW}")
 _CHANGES: Final = text(
-    f"SELECT domain, changed_at FROM policies WHERE changed_at > {_NOW} - :seconds"
+    f"SELECT domain, changed_at FROM policies WHERE changed_at > {NOW} - :seconds"
 )
-_CLOCK: Final = text(f"SELECT {_NOW}")
+_CLOCK: Final = text(f"SELECT {NOW}")
 # Not to_regclass(): it may answer from a cache, of before the wait for the advisory lock.
 _HAS_SCHEMA: Final = text("""
     SELECT EXISTS (SELECT FROM pg_catalog.pg_tables
@@ -187,21 +188,42 @@ def _place(parameters: dict[str, Any]) -> str:
     return f"postgresql://{user}{host}{port}/{parameters.get('dbname', '')}"
 
 
+def make_engine(url: str) -> tuple[Engine, str]:
+    """An engine of one connection, and the URL for people. Raises StoreError."""
+    parameters = _parameters(url)
+
+    def connect() -> psycopg.Connection[Any]:
+        # Without prepared statements: a pooler between us and the server may not have them.
+        return _Bounded.connect(**parameters, prepare_threshold=None)
+
+    engine = create_engine("postgresql+psycopg://", creator=connect, pool_size=1, max_overflow=0)
+    return engine, _place(parameters)
+
+
+def make_tables(engine: Engine, metadata: MetaData, place: str) -> None:
+    """Make those tables that are not there yet; one daemon of the fleet does. Raises StoreError."""
+    with told(place), engine.begin() as connection:
+        if set(metadata.tables) <= set(inspect(connection).get_table_names()):
+            return  # a role that may not lock or make anything is enough then
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+        metadata.create_all(connection)
+
+
+@contextlib.contextmanager
+def told(place: str) -> Iterator[None]:
+    """What goes wrong in here comes out as StoreError with advice."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise trouble(error, place) from error
+
+
 class PostgresqlStore(Store):
     """The policies of a fleet. Blocking; use it from one thread at a time."""
 
     def __init__(self, url: str, *, make: bool = True) -> None:
         """Connect, and `make` the tables where there are none. Raises StoreError."""
-        parameters = _parameters(url)
-        self._place = _place(parameters)
-
-        def connect() -> psycopg.Connection[Any]:
-            # Without prepared statements: a pooler between us and the server may not have them.
-            return _Bounded.connect(**parameters, prepare_threshold=None)
-
-        self._engine = create_engine(
-            "postgresql+psycopg://", creator=connect, pool_size=1, max_overflow=0
-        )
+        self._engine, self._place = make_engine(url)
         self._single = self._engine.execution_options(isolation_level="AUTOCOMMIT")
         self.read_only = False
         #: how far the clock of the database is ahead of ours (seconds)
@@ -232,7 +254,7 @@ class PostgresqlStore(Store):
             for stored in sorted(policies, key=lambda stored: stored.domain)
         ]
         for start in range(0, len(rows), BATCH):
-            with self._told(), self._engine.begin() as connection:
+            with told(self.place), self._engine.begin() as connection:
                 connection.execute(_PUT, rows[start : start + BATCH])
 
     def touch(self, used: dict[str, float]) -> None:
@@ -299,7 +321,7 @@ class PostgresqlStore(Store):
         self._engine.dispose()
 
     def _find_schema(self, make: bool) -> None:
-        with self._told(), self._engine.begin() as connection:
+        with told(self.place), self._engine.begin() as connection:
             if not connection.execute(_HAS_SCHEMA).scalar_one():
                 if not make:
                     raise StoreError(f"store {self.place}: nothing was kept there yet")
@@ -318,16 +340,9 @@ class PostgresqlStore(Store):
             )
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except SQLAlchemyError as error:
-            raise _trouble(error, self.place) from error
-
-    @contextlib.contextmanager
     def _begin(self) -> Iterator[Connection]:
         """For single statements: each lasts by itself."""
-        with self._told(), self._single.connect() as connection:
+        with told(self.place), self._single.connect() as connection:
             if time.monotonic() - self._measured > MEASURE_SECONDS:
                 self._measure(connection)
             yield connection
@@ -385,7 +400,8 @@ _REFUSED: Final = {
 }
 
 
-def _trouble(error: SQLAlchemyError, place: str) -> StoreError:
+def trouble(error: SQLAlchemyError, place: str) -> StoreError:
+    """What the database said, as a sentence with advice."""
     cause = getattr(error, "orig", None)
     state = getattr(cause, "sqlstate", None) or ""
     said = " ".join(str(cause or error).split())
@@ -397,4 +413,13 @@ def _trouble(error: SQLAlchemyError, place: str) -> StoreError:
     return StoreError(f"store {place}: {said}{'; ' if hint else ''}{hint}", lost=lost)
 
 
-__all__ = ["CLAIM_SECONDS", "PostgresqlStore", "check"]
+__all__ = [
+    "CLAIM_SECONDS",
+    "NOW",
+    "PostgresqlStore",
+    "check",
+    "make_engine",
+    "make_tables",
+    "told",
+    "trouble",
+]
