@@ -1,23 +1,23 @@
 """What was collected for TLS reports, by UTC day, domain, policy and failure, until delivered.
 
 Promises: `add` adds a whole batch or nothing of it; trouble comes out as `StoreError` with a
-sentence that says what to do. It stands in the same file as the policies; a batch is small enough
-not to keep those waiting.
+sentence that says what to do. It stands in the same store as the policies; a batch is small enough
+not to keep those waiting. Daemons of a fleet add to the same rows at once without waiting for each
+other in a circle: rows are always taken in the order of their keys, a domain's own row first.
 Must not: decide what counts, or be called on an event loop (it blocks).
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
 from sqlalchemy import (
+    BigInteger,
     Column,
     Connection,
-    Engine,
     Integer,
     MetaData,
     String,
@@ -26,10 +26,8 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import SQLAlchemyError
 
-from smtp_sts.store import StoreError, _engine, _explain, _path_of
+from smtp_sts.store.database import Database, Name, open_database
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
 _metadata = MetaData()
@@ -37,7 +35,7 @@ _domains = Table(
     "tls_domains",
     _metadata,
     Column("day", Integer, primary_key=True),
-    Column("domain", String(253), primary_key=True),
+    Column("domain", Name, primary_key=True),
     Column("record", String, nullable=False),
     sqlite_with_rowid=False,
 )
@@ -45,25 +43,36 @@ _policies = Table(
     "tls_policies",
     _metadata,
     Column("day", Integer, primary_key=True),
-    Column("domain", String(253), primary_key=True),
+    Column("domain", Name, primary_key=True),
     Column("policy_key", String(22), primary_key=True),
     Column("policy", String, nullable=False),
-    Column("successful", Integer, nullable=False),
-    Column("failed", Integer, nullable=False),
+    Column("successful", BigInteger, nullable=False),
+    Column("failed", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
 _failures = Table(
     "tls_failures",
     _metadata,
     Column("day", Integer, primary_key=True),
-    Column("domain", String(253), primary_key=True),
+    Column("domain", Name, primary_key=True),
     Column("policy_key", String(22), primary_key=True),
     Column("failure_key", String(22), primary_key=True),
     Column("failure", String, nullable=False),
-    Column("sessions", Integer, nullable=False),
+    Column("sessions", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-_KEYS: Final = ("day", "domain", "policy_key", "failure_key")
+#: Who counted how many sessions of a day; never forgotten with a domain.
+_sources = Table(
+    "tls_sources",
+    _metadata,
+    Column("day", Integer, primary_key=True),
+    Column("source", Name, primary_key=True),
+    Column("sessions", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+#: Rows that are written by one statement: bounds the wait for its answer.
+_ROWS: Final = 500
+_COUNTS: Final = ("successful", "failed", "sessions")
 
 
 class Tally(msgspec.Struct, frozen=True):
@@ -80,73 +89,64 @@ class Tally(msgspec.Struct, frozen=True):
 
 
 class Tallies:
-    """The counts on disk. Blocking; use it from one thread at a time."""
+    """The counts that last. Blocking; use it from one thread at a time."""
 
-    def __init__(self, engine: Engine, path: Any) -> None:
-        self._engine = engine
-        self._path = path
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
-    @contextlib.contextmanager
-    def _begin(self) -> Iterator[Connection]:
-        try:
-            with self._engine.begin() as connection:
-                yield connection
-        except SQLAlchemyError as error:
-            raise StoreError(_explain(error, self._path)) from error
+    @property
+    def place(self) -> str:
+        """Where the counts are, for people."""
+        return self._database.place
 
-    def add(self, batch: Sequence[Tally]) -> None:
-        """Add these counts to what is there, all of them or none. Raises StoreError."""
-        domains: dict[tuple[int, str], dict[str, Any]] = {}
-        policies, failures = [], []
+    def add(self, batch: Sequence[Tally], source: str = "") -> None:
+        """Add these counts to what is there, all of them or none. Raises StoreError.
+
+        `source` names who counted them: the host of a daemon, or a log that was read.
+        """
+        rows = _Rows(source)
         for tally in batch:
-            where = {"day": tally.day, "domain": tally.domain}
-            domains[tally.day, tally.domain] = {**where, "record": tally.record}
-            policy = msgspec.json.encode(tally.result.policy).decode()
-            where["policy_key"] = _digest(policy)
-            policies.append(
-                {
-                    **where,
-                    "policy": policy,
-                    "successful": tally.result.successful,
-                    "failed": tally.result.failed,
-                }
-            )
-            for failure in tally.result.failures:
-                bare = msgspec.structs.replace(failure, failed_session_count=0)
-                text = msgspec.json.encode(bare).decode()
-                failures.append(
-                    {
-                        **where,
-                        "failure_key": _digest(text),
-                        "failure": text,
-                        "sessions": failure.failed_session_count,
-                    }
-                )
-        with self._begin() as connection:
-            if domains:
-                named = upsert(_domains)
-                named = named.on_conflict_do_update(
-                    index_elements=_KEYS[:2],
-                    set_={"record": named.excluded.record},
-                    where=named.excluded.record != "",
-                )
-                connection.execute(named, list(domains.values()))
-            if policies:
-                connection.execute(_adding(_policies, "successful", "failed"), policies)
-            if failures:
-                connection.execute(_adding(_failures, "sessions"), failures)
+            rows.take(tally)
+        with self._database.begin() as connection:
+            self._write(connection, rows)
+
+    def _write(self, connection: Connection, rows: _Rows) -> None:
+        named = self._database.insert(_domains)
+        named = named.on_conflict_do_update(
+            index_elements=["day", "domain"],
+            set_={"record": named.excluded.record},
+            where=named.excluded.record != "",
+        )
+        _run(connection, named, rows.domains)
+        _run(connection, self._adding(_policies), rows.policies)
+        _run(connection, self._adding(_failures), rows.failures)
+        _run(connection, self._adding(_sources), rows.sources)
+
+    def _adding(self, table: Table) -> Any:
+        statement = self._database.insert(table)
+        counts = [name for name in _COUNTS if name in table.c]
+        return statement.on_conflict_do_update(
+            index_elements=[c.name for c in table.primary_key],
+            set_={name: table.c[name] + statement.excluded[name] for name in counts},
+        )
 
     def days(self) -> dict[int, int]:
         """The days that something is kept of, and of how many domains. Raises StoreError."""
         query = select(_domains.c.day, func.count()).group_by(_domains.c.day)
-        with self._begin() as connection:
+        with self._database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
     def domains(self, day: int) -> dict[str, str]:
         """The domains of a day, and their records as far as known. Raises StoreError."""
         query = select(_domains.c.domain, _domains.c.record).where(_domains.c.day == day)
-        with self._begin() as connection:
+        with self._database.read() as connection:
             return {row.domain: row.record for row in connection.execute(query)}
+
+    def sources(self, day: int) -> dict[str, int]:
+        """Who counted sessions of a day, and how many. Raises StoreError."""
+        query = select(_sources.c.source, _sources.c.sessions).where(_sources.c.day == day)
+        with self._database.read() as connection:
+            return {row.source: row.sessions for row in connection.execute(query)}
 
     def results(self, day: int, domain: str) -> list[PolicyResult]:
         """What is to be reported to a domain of a day. Raises StoreError."""
@@ -165,7 +165,7 @@ class Tallies:
             return query if domain is None else query.where(table.c.domain == domain)
 
         failures: dict[tuple[str, str], list[Failure]] = {}
-        with self._begin() as connection:
+        with self._database.read() as connection:
             for row in connection.execute(of(_failures)):
                 failure = msgspec.json.decode(row.failure, type=Failure)
                 failures.setdefault((row.domain, row.policy_key), []).append(
@@ -186,23 +186,64 @@ class Tallies:
 
     def forget(self, day: int, domain: str) -> None:
         """Delete what was delivered. Raises StoreError."""
-        with self._begin() as connection:
-            for table in (_domains, _policies, _failures):
+        with self._database.begin() as connection:
+            for table in (_domains, _policies, _failures):  # in this order: see `add`
                 connection.execute(
                     delete(table).where(table.c.day == day, table.c.domain == domain)
                 )
 
     def close(self) -> None:
-        """Give the file back."""
-        self._engine.dispose()
+        """Give the store back."""
+        self._database.close()
 
 
-def _adding(table: Table, *counts: str) -> Any:
-    statement = upsert(table)
-    return statement.on_conflict_do_update(
-        index_elements=[c.name for c in table.primary_key],
-        set_={name: table.c[name] + statement.excluded[name] for name in counts},
-    )
+class _Rows:
+    """A batch as rows by their keys: no row twice, so that one statement can write many."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self.domains: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.policies: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.failures: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.sources: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def take(self, tally: Tally) -> None:
+        day, domain, result = tally.day, tally.domain, tally.result
+        known = self.domains.setdefault(
+            (day, domain), {"day": day, "domain": domain, "record": tally.record}
+        )
+        if tally.record:
+            known["record"] = tally.record
+        policy = msgspec.json.encode(result.policy).decode()
+        key = _digest(policy)
+        where = {"day": day, "domain": domain, "policy_key": key}
+        row = self.policies.setdefault(
+            (day, domain, key), {**where, "policy": policy, "successful": 0, "failed": 0}
+        )
+        row["successful"] += result.successful
+        row["failed"] += result.failed
+        for failure in result.failures:
+            bare = msgspec.structs.replace(failure, failed_session_count=0)
+            text = msgspec.json.encode(bare).decode()
+            failure_key = _digest(text)
+            row = self.failures.setdefault(
+                (day, domain, key, failure_key),
+                {**where, "failure_key": failure_key, "failure": text, "sessions": 0},
+            )
+            row["sessions"] += failure.failed_session_count
+        if self._source:
+            row = self.sources.setdefault(
+                (day, self._source), {"day": day, "source": self._source, "sessions": 0}
+            )
+            row["sessions"] += result.successful + result.failed
+
+
+def _run(
+    connection: Connection, statement: Any, rows: dict[tuple[Any, ...], dict[str, Any]]
+) -> None:
+    ordered = [rows[key] for key in sorted(rows)]
+    for start in range(0, len(ordered), _ROWS):
+        connection.execute(statement, ordered[start : start + _ROWS])
 
 
 def _digest(text: str) -> str:
@@ -210,15 +251,5 @@ def _digest(text: str) -> str:
 
 
 def open_tallies(url: str) -> Tallies:
-    """Open the counts in the store at `url`, whose folder is there. Raises StoreError."""
-    path = _path_of(url)
-    engine = _engine(path)
-    try:
-        with engine.connect() as connection:
-            # Whole batches, not each at once on the disk: seconds of counts are not worth a sync.
-            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
-        _metadata.create_all(engine)
-    except SQLAlchemyError as error:
-        engine.dispose()
-        raise StoreError(_explain(error, path)) from error
-    return Tallies(engine, path)
+    """Open the counts in the store at `url`, its folder being there. Raises StoreError."""
+    return Tallies(open_database(url, _metadata))
