@@ -412,7 +412,7 @@ retry_interval = 300.0
 # How long "no policy" is remembered, and how long after a DNS error.
 negative_ttl = 1800.0
 error_ttl = 60.0
-# Ready replies kept in memory, by each worker.
+# Ready replies kept in memory, by each worker; 64 MiB of them at most.
 ready_replies = 50000
 # Discoveries under way at once, by each worker; those beyond wait in line.
 max_lookups = 500

@@ -129,6 +129,8 @@ def test_answers_are_counted_by_profile_and_outcome_over_all_workers() -> None:
                 assert found["smtp_sts_store_up", ()] == 1
                 assert found["smtp_sts_states", ()] >= 5
                 assert found["smtp_sts_ready_replies", ()] >= 2
+                assert found["smtp_sts_ready_reply_bytes", ()] >= 100
+                assert 0 <= found["smtp_sts_oldest_policy_age_seconds", ()] < 60
                 assert found["smtp_sts_workers", ("serving",)] == 2
                 assert found["smtp_sts_workers_configured", ()] == 2
                 assert found["smtp_sts_refresh_overdue_seconds", ()] == 0

@@ -257,6 +257,19 @@ def test_the_table_is_bounded_and_forgets() -> None:
     assert not table.replies
 
 
+def test_the_table_is_bounded_by_bytes_too() -> None:
+    """50,000 replies to policies of 64 KiB would be gigabytes."""
+    table = ReadyTable(1000, max_bytes=10_000)
+    for n in range(100):
+        table.add(b"%02d" % n, bytes(998), f"d{n}", 100.0)
+        assert table.bytes == sum(len(k) + len(v) for k, v in table.replies.items()) <= 10_000
+    assert list(table.replies) == [b"%02d" % n for n in range(90, 100)]
+    table.add(b"99", bytes(4998), "d99", 100.0)
+    assert list(table.replies) == [b"%02d" % n for n in range(94, 99)] + [b"99"]
+    table.sweep(100.0)
+    assert (table.bytes, table.replies) == (0, {})
+
+
 def test_law_2_an_expired_reply_is_not_given(tmp_path: Path) -> None:
     async def play() -> None:
         async with serving(tmp_path) as (client, asked, service):

@@ -10,10 +10,14 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
+from smtp_sts import resolver
 from smtp_sts.config import Override, PolicySection
 from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World
-from smtp_sts.resolver import overrides
+from smtp_sts.resolver import keeper, overrides
+from smtp_sts.store import Stored
 
 from .scene import HOST, TXT, Scene, scene
 
@@ -62,6 +66,34 @@ def test_law_1_a_policy_of_the_largest_size_survives_a_restart(tmp_path: Path) -
             assert len(first.policy.mx if first.policy else ()) == 5900
             await s.restart()
             assert (await s.decide()).policy == first.policy
+
+    asyncio.run(play())
+
+
+def test_law_7_large_policies_do_not_fill_the_memory_and_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is forgotten for want of room is read again from the store."""
+    monkeypatch.setattr(resolver, "STATES_BYTES", 2_000_000)
+    mx = "".join(f"mx: {n:x}.cd\r\n" for n in range(5000))
+    body = f"version: STSv1\r\nmode: enforce\r\n{mx}max_age: 9999\r\n"
+
+    async def play() -> None:
+        async with scene(tmp_path, dane=False) as s:
+            now = s.clock.now
+            for n in range(30):
+                row = Stored(f"d{n}.example", "1", body, now, now + 9999, now + 999, now)
+                await s.keeper.put(row)
+            for n in range(30):
+                assert (await s.resolver.decide(f"d{n}.example")).outcome == "enforce"
+            await s.settled()
+            assert 1 <= s.resolver.states <= 6
+            kept = [state.weight for state in s.resolver._states.values()]
+            assert sum(kept) == s.resolver._weight <= 2_000_000
+            assert (await s.resolver.decide("d0.example")).outcome == "enforce"
+            await s.resolver.purge("d0.example", now)
+            await s.settled()
+            assert sum(x.weight for x in s.resolver._states.values()) == s.resolver._weight
 
     asyncio.run(play())
 
@@ -195,5 +227,24 @@ def test_a_rule_of_the_operators_rules_and_leaves_the_policy_alone(tmp_path: Pat
             decision = await s.decide()
             assert (decision.outcome, decision.source) == ("enforce", "cache")
             assert s.fetches == 1
+
+    asyncio.run(play())
+
+
+def test_policies_that_the_store_refuses_are_bounded_by_bytes_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "UNSAVED_BYTES", 10_000)
+
+    async def play() -> None:
+        (tmp_path / "file").write_text("not a folder")
+        async with World() as world:
+            s = Scene(world, tmp_path / "file" / "s.db", PolicySection())
+            now = s.clock.now
+            for n in range(15):
+                await s.keeper.put(Stored(f"d{n}", "1", "x" * 1000, now, now + 9, now + 9, now))
+            assert (s.keeper.unsaved, s.counts["store-dropped"]) == (10, 5)
+            assert await s.keeper.get("d14") is not None
+            await s.stop()
 
     asyncio.run(play())

@@ -38,6 +38,7 @@ class Figures:
         tally = self._service.tally()
         tally.gauges = {
             "ready-replies": len(self._service.table.replies),
+            "ready-bytes": self._service.table.bytes,
             "states": self._resolver.states,
             "discoveries": self._resolver.running,
             "connections": len(self._service.connections),

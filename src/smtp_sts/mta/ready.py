@@ -1,7 +1,8 @@
 """The table of ready replies: whole requests to whole replies, both as bytes on the wire.
 
 Promises: what is looked up has not expired (`sweep` is called when the clock passes `due`); the
-table never holds more than `limit` replies; `forget` removes all replies of a policy domain.
+table never holds more than `limit` replies, nor more than `max_bytes` of requests and replies (a
+policy of 64 KiB makes replies of twice that); `forget` removes all replies of a policy domain.
 Must not: be filled with anything but well-formed requests that hold no comma, for the hot path
 relies on that (`socketmap.py`).
 """
@@ -11,14 +12,19 @@ from __future__ import annotations
 import heapq
 import math
 from collections import defaultdict
+from typing import Final
+
+#: Requests and replies that a table holds, bytes: 50,000 of the usual size have a quarter of this.
+MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class ReadyTable:
     """`replies`, `due` and `hits` are the hot path's; everything else goes by the methods."""
 
-    __slots__ = ("_answered", "_domains", "_heap", "_limit", "_of", "due", "hits", "replies")
+    __slots__ = ("_answered", "_domains", "_heap", "_limit", "_max_bytes", "_of", "bytes", "due",
+                 "hits", "replies")  # fmt: skip
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, max_bytes: int = MAX_BYTES) -> None:
         #: request netstring without its final comma -> reply netstring
         self.replies: dict[bytes, bytes] = {}
         #: the earliest expiry, seconds since the epoch
@@ -27,6 +33,9 @@ class ReadyTable:
         self.hits: defaultdict[bytes, int] = defaultdict(int)
         self._answered: dict[str, int] = {}
         self._limit = limit
+        self._max_bytes = max_bytes
+        #: what the requests and replies have together
+        self.bytes = 0
         #: (until, request, policy domain, kind), the same objects in both
         self._heap: list[tuple[float, bytes, str, str]] = []
         self._of: dict[bytes, tuple[float, bytes, str, str]] = {}
@@ -39,6 +48,10 @@ class ReadyTable:
             self._drop(request)
         elif len(self.replies) >= self._limit:
             self._drop(next(iter(self.replies)))  # the oldest
+        size = len(request) + len(reply)
+        while self.replies and self.bytes + size > self._max_bytes:
+            self._drop(next(iter(self.replies)))
+        self.bytes += size
         self.replies[request] = reply
         entry = self._of[request] = (until, request, domain, kind)
         self._domains[domain] = (*self._domains.get(domain, ()), request)
@@ -70,7 +83,7 @@ class ReadyTable:
         self.due = heap[0][0] if heap else math.inf
 
     def _drop(self, request: bytes) -> None:
-        del self.replies[request]
+        self.bytes -= len(request) + len(self.replies.pop(request))
         _, _, domain, kind = self._of.pop(request)
         if times := self.hits.pop(request, 0):
             self._count(kind, times)

@@ -40,6 +40,10 @@ from smtp_sts.store import Stored, StoreError
 
 #: Domains whose state is kept in memory; the least recently asked for go first.
 STATES_LIMIT: Final = 50_000
+#: And what they may weigh together, bytes: a policy of 64 KiB takes half a megabyte in memory.
+STATES_BYTES: Final = 128 * 1024 * 1024
+#: What a short string takes besides its text, bytes.
+_STRING: Final = 57
 #: Discoveries that may be under way at all, as a multiple of those that hold a place.
 SLOW_FACTOR: Final = 4
 #: An answer waits no longer than this for its policy to be safe on disk (seconds).
@@ -70,7 +74,7 @@ class _State:
 
     __slots__ = ("dane", "detail", "failed", "failures", "fetch_failed", "look", "next_check",
                  "policy", "reason", "retry_at", "started", "steps", "stored", "task", "told",
-                 "unread", "used_at")  # fmt: skip
+                 "unread", "used_at", "weight")  # fmt: skip
 
     def __init__(self) -> None:
         self.stored: Stored | None = None
@@ -94,6 +98,8 @@ class _State:
         self.told: Policy | tuple[str, str] | None = None
         #: the store could not be read: that there is no policy is not known yet
         self.unread = False
+        #: what is known, roughly, in bytes
+        self.weight = 0
 
 
 class Resolver:
@@ -121,6 +127,7 @@ class Resolver:
         self.smtp_port = smtp_port
         self._clock = clock
         self._states: OrderedDict[str, _State] = OrderedDict()
+        self._weight = 0
         self._places = asyncio.Semaphore(settings.max_lookups)
         self._running: set[asyncio.Task[Decision]] = set()
         self._looks: set[asyncio.Task[None]] = set()
@@ -233,6 +240,8 @@ class Resolver:
 
     def _drop(self, domain: str) -> None:
         state = self._states.pop(domain, None)
+        if state is not None:
+            self._weight -= state.weight
         if state is not None and state.task is not None:
             state.task.cancel()
 
@@ -287,6 +296,7 @@ class Resolver:
             except PolicyError as error:  # somebody else wrote into our file
                 self._count("store-invalid")
                 _log.error("%s: the policy in the store is not valid: %s", domain, error)
+        self._settle(domain, state)
         return state
 
     def _take_over(self, stored: Stored, state: _State) -> bool:
@@ -310,6 +320,7 @@ class Resolver:
         state.steps = (Step("policy", None, "fetched by another daemon that shares the store"),)
         state.failures, state.retry_at, state.unread = 0, 0.0, False
         state.next_check = now + self.settings.recheck_interval
+        self._settle(stored.domain, state)
         self._count("policies-shared")
         return True
 
@@ -327,14 +338,24 @@ class Resolver:
         return bool(record_id) and live.policy_id != record_id
 
     def _remember(self, domain: str) -> _State:
-        state = _State()
-        self._states[domain] = state
-        if len(self._states) > STATES_LIMIT:
-            for old, candidate in self._states.items():
-                if candidate.task is None:
-                    del self._states[old]
-                    break
+        state = self._states[domain] = _State()
+        self._settle(domain, state)
         return state
+
+    def _settle(self, domain: str, state: _State) -> None:
+        """Note what is known of a domain by now; those asked for longest ago go where it is too
+        much for the memory. Their policies are in the store."""
+        if self._states.get(domain) is not state:
+            return
+        before, state.weight = state.weight, _weight(state)
+        self._weight += state.weight - before
+        while len(self._states) > STATES_LIMIT or self._weight > STATES_BYTES:
+            for old, candidate in self._states.items():
+                if candidate.task is None and candidate is not state:
+                    self._drop(old)
+                    break
+            else:
+                return
 
     def _cached(self, domain: str, state: _State, stored: Stored, now: float) -> Decision:
         # While a recheck is due or under way the answer is kept for a second only, so that what
@@ -380,6 +401,7 @@ class Resolver:
         before = state.dane
         least, most = DANE_TTL
         state.dane = known(found, self._clock() + min(max(found.ttl, least), most))
+        self._settle(domain, state)
         self._count(f"dane-{found.verdict}")
         decides = {"dane": "dane", "indeterminate": "temporary-failure"}
         outcome = decides.get(found.verdict)
@@ -435,6 +457,7 @@ class Resolver:
     def _ended(self, domain: str, state: _State, task: asyncio.Task[Decision]) -> None:
         self._running.discard(task)
         state.task = None
+        self._settle(domain, state)
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect of ours must neither repeat at once nor go unseen.
             state.next_check = self._clock() + self.settings.error_ttl
@@ -613,6 +636,16 @@ class Resolver:
         self.on_change(domain)
         until = min(stored.expires_at, state.next_check)
         return _decision(domain, state, stored, until, "network")
+
+
+def _weight(state: _State) -> int:
+    """What a stranger can make large, in bytes: patterns and texts."""
+    mx = state.policy.mx if state.policy is not None else ()
+    steps = state.steps if state.dane is None else (*state.steps, *state.dane.steps)
+    return (
+        sum(map(len, mx)) + _STRING * len(mx) + len(state.detail)
+        + sum(len(step.text) + 2 * _STRING for step in steps)
+    )  # fmt: skip
 
 
 def _slim(stored: Stored, domain: str) -> Stored:

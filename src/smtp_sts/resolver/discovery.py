@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
@@ -26,6 +26,9 @@ from smtp_sts.policy import (
     record_name,
 )
 from smtp_sts.resolver.decision import Step
+
+#: MX host patterns of a policy that its step tells of.
+_SHOWN: Final = 20
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -140,7 +143,9 @@ async def _fetch(domain: str, reach: Reach, policy_id: str, steps: list[Step]) -
         steps.append(Step("policy", False, str(error)))
         detail = f"{error.slug}: {error}"
         return Found("failed", "sts-policy-invalid", detail, fetch_failed=True, steps=tuple(steps))
-    text = f"mode {policy.mode}, for {policy.max_age} s, MX hosts {', '.join(policy.mx) or 'none'}"
+    mx = ", ".join(policy.mx[:_SHOWN]) or "none"
+    more = f" and {len(policy.mx) - _SHOWN} more" if len(policy.mx) > _SHOWN else ""
+    text = f"mode {policy.mode}, for {policy.max_age} s, MX hosts {mx}{more}"
     steps.append(Step("policy", True, text))
     return Found("policy", "policy-found", policy=policy, policy_id=policy_id, steps=tuple(steps))
 

@@ -34,7 +34,9 @@ REOPEN_SECONDS: Final = 5.0
 PATIENCE: Final = 1.0
 #: While another daemon fetches a policy, the store is asked for it this often (seconds).
 CLAIM_POLL: Final = 0.25
+#: Policies that are kept in memory for a store that refuses them, and bytes of their texts.
 UNSAVED_LIMIT: Final = 100_000
+UNSAVED_BYTES: Final = 128 * 1024 * 1024
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -80,8 +82,8 @@ class Keeper:
         """Policies that wait in memory for a store that refuses them."""
         return len(self._unsaved)
 
-    async def figures(self, now: float) -> tuple[int, float | None] | None:
-        """How many policies the store holds, and the earliest refresh that is due or will be.
+    async def figures(self, now: float) -> tuple[int, float | None, float | None] | None:
+        """How many policies the store holds; of those in force the earliest refresh and fetch.
 
         None where the store cannot be asked.
         """
@@ -272,8 +274,9 @@ class Keeper:
             if self._writes.get(domain) is stored:
                 del self._writes[domain]
             self._unsaved[domain] = stored
-        while len(self._unsaved) > UNSAVED_LIMIT:
-            del self._unsaved[next(iter(self._unsaved))]
+        size = sum(len(stored.body) for stored in self._unsaved.values())
+        while len(self._unsaved) > UNSAVED_LIMIT or size > UNSAVED_BYTES:
+            size -= len(self._unsaved.pop(next(iter(self._unsaved))).body)
             self._count("store-dropped")
 
     def _pause(self) -> float:

@@ -237,15 +237,18 @@ class Store:
         with each write. Nothing, where nobody else writes. Raises StoreError."""
         return {}
 
-    def figures(self, now: float) -> tuple[int, float | None]:
-        """How many policies are kept, and the earliest refresh of an unexpired one.
+    def figures(self, now: float) -> tuple[int, float | None, float | None]:
+        """How many policies are kept; of the unexpired ones the earliest refresh and fetch.
 
         Raises StoreError.
         """
-        first = select(func.min(_policies.c.refresh_at)).where(_policies.c.expires_at > now)
+        first = select(func.min(_policies.c.refresh_at), func.min(_policies.c.fetched_at))
         with self._begin() as connection:
             count = connection.execute(select(func.count()).select_from(_policies)).scalar_one()
-            return count, connection.execute(first).scalar_one()
+            refresh_at, fetched_at = connection.execute(
+                first.where(_policies.c.expires_at > now)
+            ).one()
+            return count, refresh_at, fetched_at
 
     def close(self) -> None:
         """Give the file back."""

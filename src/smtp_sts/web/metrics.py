@@ -54,6 +54,7 @@ COUNTERS: Final[dict[str, tuple[str, str]]] = {
 #: key of `Tally.gauges` -> metric and what it says.
 GAUGES: Final[dict[str, tuple[str, str]]] = {
     "ready-replies": ("smtp_sts_ready_replies", "Ready replies in memory, of all workers."),
+    "ready-bytes": ("smtp_sts_ready_reply_bytes", "Bytes of ready replies, of all workers."),
     "states": ("smtp_sts_states", "Domains that the workers know something of."),
     "discoveries": ("smtp_sts_discoveries", "Discoveries under way."),
     "connections": ("smtp_sts_connections", "Connections of clients."),
@@ -174,5 +175,11 @@ class _Collector(Collector):
                 "smtp_sts_refresh_overdue_seconds", "How long the oldest due refresh has waited.",
                 value=0.0 if due is None else max(0.0, self._now - due),
             )  # fmt: skip
+            oldest = store.fetched_at
+            yield GaugeMetricFamily(
+                "smtp_sts_oldest_policy_age_seconds",
+                "How long ago the oldest policy in force was fetched.",
+                value=0.0 if oldest is None else max(0.0, self._now - oldest),
+            )
         info = InfoMetricFamily("smtp_sts", "What runs.", value={"version": __version__})
         yield info

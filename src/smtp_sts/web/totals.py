@@ -8,10 +8,12 @@ from smtp_sts.mta.tally import Tally
 
 
 class StoreFigures(NamedTuple):
-    """What the store holds, and when its earliest refresh is due (seconds since the epoch)."""
+    """What the store holds; when the earliest refresh is due, and when the oldest policy in force
+    was fetched (seconds since the epoch)."""
 
     policies: int
     refresh_at: float | None
+    fetched_at: float | None
 
 
 class Totals(NamedTuple):
