@@ -7,41 +7,55 @@ Must not hold logic: commands parse arguments, call a room below, and print.
 from __future__ import annotations
 
 import importlib
-from typing import Final
+from typing import Any, Final
 
 import click
 
 from smtp_sts import __version__
 
-#: command -> what it is for; the module `smtp_sts.cli.NAME` has it as an attribute of that name.
+#: command -> what it is for
 COMMANDS: Final = {
     "cache": "The policies that the running daemon keeps: list, show, refresh, purge.",
     "config": "Check the configuration, or print one that explains itself.",
     "lab": "A small Internet on this machine, with an attacker in it.",
     "query": "What an MTA would be told for a domain, and why.",
-    "report": "TLS reports: show any of them.",
+    "report": "TLS reports: what was collected, what goes out, and what others say.",
     "serve": "The policy daemon.",
 }
 
 
-class _Commands(click.Group):
+class Commands(click.Group):
+    """Commands that are imported only when they are run.
+
+    The module NAME of `package` ("_" for "-") has the command as an attribute of that name.
+    """
+
+    def __init__(self, *arguments: Any, package: str, summaries: dict[str, str], **more: Any):
+        super().__init__(*arguments, **more)
+        self._package = package
+        self._summaries = summaries
+
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted(COMMANDS)
+        """Their names, in order."""
+        return sorted(self._summaries)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
+        """The command of this name; None where there is none."""
+        if cmd_name not in self._summaries:
             return None
-        command = getattr(importlib.import_module(f"smtp_sts.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        command = getattr(importlib.import_module(f"{self._package}.{name}"), name)
         if not isinstance(command, click.Command):
-            raise TypeError(f"smtp_sts.cli.{cmd_name} has no command")
+            raise TypeError(f"{self._package}.{name} has no command")
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """What each is for, without importing any."""
         with formatter.section("Commands"):
-            formatter.write_dl(sorted(COMMANDS.items()))
+            formatter.write_dl(sorted(self._summaries.items()))
 
 
-@click.group(cls=_Commands)
+@click.group(cls=Commands, package=__name__, summaries=COMMANDS)
 @click.version_option(__version__, prog_name="smtp-sts")
 @click.option("--config", "config_path", metavar="FILE", help="Configuration file (TOML).")
 @click.pass_context

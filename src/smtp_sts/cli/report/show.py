@@ -16,12 +16,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 50
 
 
-@click.group()
-def report() -> None:
-    """TLS reports (RFC 8460)."""
-
-
-@report.command()
+@click.command()
 @click.argument("file", type=click.File("rb"))
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, made regular.")
 def show(file: Any, as_json: bool) -> None:

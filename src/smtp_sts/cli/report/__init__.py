@@ -1,0 +1,19 @@
+"""`smtp-sts report`: TLS reports, those that go out and those of others; one file a command."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from smtp_sts.cli import Commands
+
+#: command -> what it is for; the module of that name ("-" as "_") has it as an attribute.
+COMMANDS: Final = {
+    "show": "Any TLS report, for people: counts, failures, what they mean and what to do.",
+}
+
+
+@click.group(cls=Commands, package=__name__, summaries=COMMANDS)
+def report() -> None:
+    """TLS reports (RFC 8460): what was collected, what goes out, and what others say."""
