@@ -69,12 +69,52 @@ def test_policies_that_are_due_are_fetched_and_unused_ones_deleted_at_the_start(
                 await asyncio.to_thread(
                     until, lambda: set(store.get(names)) == {"due.example", "used.example"}
                 )
+                await asyncio.to_thread(
+                    until, lambda: store.get(names)["due.example"].fetched_at > now - 1
+                )
                 due = store.get(names)["due.example"]
-                assert due.fetched_at > now - 1
                 assert due.used_at == now - 10  # a refresh is no use
                 store.close()
                 log = told(process)
             assert "deleted 2 policies" in log, log
             assert world.policy_hosts.fetches == {"mta-sts.due.example": 1}
+
+    asyncio.run(play())
+
+
+def test_policy_hosts_that_are_silent_do_not_keep_others_from_being_refreshed() -> None:
+    """After a long stop everything is due. One that is silent takes a minute; here the 30 that wait
+    longest are, and they are asked once, not again with each look."""
+    now = time.time()
+    silent = [f"silent{n}.example" for n in range(30)]
+    good = [f"good{n}.example" for n in range(10)]
+
+    async def play() -> None:
+        async with World() as world:
+            config = world.config_toml(policy={"workers": 2})
+            rows = []
+            for n, domain in enumerate([*silent, *good]):
+                text = policy_text("enforce", [f"mx.{domain}"], 1_000_000)
+                world.names.put(f"_mta-sts.{domain}", "TXT", '"v=STSv1; id=1;"')
+                world.names.put(f"mta-sts.{domain}", "A", "127.0.0.1")
+                page = Page(text, manner="silence" if domain in silent else "plain")
+                world.policy_hosts.pages[f"mta-sts.{domain}"] = page
+                rows.append(
+                    Stored(domain, "1", text.decode(), now - 9 * DAY, now + DAY, now - 99 + n, now)
+                )
+            url = f"sqlite:///{world.home / 'policies.db'}"
+            store = open_store(url)
+            store.put(rows)
+            with daemon(config, world.socket_path):
+                await asyncio.to_thread(
+                    until,
+                    lambda: all(row.fetched_at > now - 1 for row in store.get(good).values()),
+                    20,
+                )
+                assert all(row.fetched_at < now - DAY for row in store.get(silent).values())
+                await asyncio.sleep(6)  # one more look
+            store.close()
+            asked = [world.policy_hosts.handshakes[f"mta-sts.{domain}"] for domain in silent]
+            assert asked == [1] * len(silent)
 
     asyncio.run(play())

@@ -13,11 +13,11 @@ import contextlib
 import logging
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from smtp_sts.config import Config, Protocol
+from smtp_sts.daemon import background
 from smtp_sts.daemon.board import Board
 from smtp_sts.daemon.control import Control
 from smtp_sts.daemon.figures import Figures
@@ -33,19 +33,12 @@ from smtp_sts.mta.tcp_table import TcpTable
 from smtp_sts.net.resolv_conf import ResolvConf
 from smtp_sts.resolver import Keeper, Resolver, overrides
 
-#: How often the first worker looks for policies that are due, and how many it takes, at most so
-#: many at once.
-BACKGROUND_SECONDS: Final = 5.0
-BACKGROUND_BATCH: Final = 100
-BACKGROUND_PARALLEL: Final = 10
-PRUNE_SECONDS: Final = 3600.0
 #: How often resolv.conf is looked at, where the configuration names no name servers.
 RESOLV_CONF_SECONDS: Final = 2.0
 #: A drain ends after so long even where clients or discoveries do not.
 DRAIN_SECONDS: Final = 1.5
 #: A retired worker waits for its clients: Postfix drops any connection after 100 s.
 RETIRE_SECONDS: Final = 110.0
-DAY: Final = 86400.0
 
 _log = logging.getLogger(__name__)
 
@@ -122,12 +115,13 @@ async def run(
     listeners = [one for one in listeners if index == 0 or one.protocol != "control"]
     for protocol, sock in listeners:
         _accept_on(loop, sock, service, speakers[protocol])
-    background: list[asyncio.Task[None]] = []
+    first: list[asyncio.Task[None]] = []
     if index == 0:
         asked = asyncio.Event()
         loop.add_signal_handler(signal.SIGUSR1, asked.set)
-        background = [
-            asyncio.create_task(_background(config, keeper, peers)),
+        first = [
+            asyncio.create_task(background.refresh(keeper, peers)),
+            asyncio.create_task(background.prune(config, keeper)),
             asyncio.create_task(watch(keeper, peers.learn)),
             asyncio.create_task(_tell_counts(config.log.counts_interval, asked, peers)),
         ]
@@ -138,7 +132,7 @@ async def run(
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
     for _, sock in listeners:
         loop.remove_reader(sock.fileno())
-    for task in background:
+    for task in first:
         task.cancel()
     if not ended.is_set():
         await _until_idle(service, ended)
@@ -248,31 +242,3 @@ async def _drain(service: Service) -> None:
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(DRAIN_SECONDS):
             await service.idle.wait()
-
-
-async def _background(config: Config, keeper: Keeper, peers: Peers) -> None:
-    """Refresh what is due and delete what is no longer used, for as long as the worker lives."""
-    places = asyncio.Semaphore(BACKGROUND_PARALLEL)
-    pruned = 0.0
-
-    async def refresh(domain: str) -> None:
-        async with places:
-            await peers.refresh(domain)
-
-    while True:
-        now = time.time()
-        due = await keeper.due(now, BACKGROUND_BATCH)
-        if due:
-            for result in await asyncio.gather(*map(refresh, due), return_exceptions=True):
-                if isinstance(result, Exception):
-                    _log.error("background refresh broke", exc_info=result)
-        if time.monotonic() - pruned > PRUNE_SECONDS or not pruned:
-            pruned = time.monotonic()
-            gone = await keeper.prune(now, now - config.policy.unused_days * DAY)
-            if gone:
-                _log.info(
-                    "deleted %d policies that are expired or unused", gone,
-                    extra={"fields": {"event": "pruned", "policies": gone}},
-                )  # fmt: skip
-        if len(due) < BACKGROUND_BATCH:
-            await asyncio.sleep(BACKGROUND_SECONDS)

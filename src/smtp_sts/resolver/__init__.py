@@ -193,6 +193,8 @@ class Resolver:
             await self._keeper.postpone(domain, state.retry_at)
         elif state.task is None and self._start(domain, state, refresh=True) and state.task:
             await asyncio.wait([state.task])
+            if _live(state, self._clock()) is None:  # what the store holds is no policy, or no more
+                await self._keeper.postpone(domain, now + self.settings.retry_interval)
 
     def upkeep(self, domain: str) -> Upkeep | None:
         """How the upkeep of a domain goes; None where this process knows nothing of it."""

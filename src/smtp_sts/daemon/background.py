@@ -1,0 +1,73 @@
+"""What the first worker does though nobody asks: refresh policies that are due, delete unused ones.
+
+Promises: refreshes begin evenly, at most `REFRESH_RATE` a second, however many are due (after a
+long stop all of them are): cached answers do not feel them. A policy host that does not answer
+holds a place, not the others up. Nothing that breaks ends it. Must not: decide what is fetched from
+where, or when next (the resolver's part).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from smtp_sts.config import Config
+from smtp_sts.daemon.peers import Peers
+from smtp_sts.resolver import Keeper
+
+#: How often it is looked for policies that are due (seconds), and how many are taken from the
+#: store in one piece.
+LOOK_SECONDS: Final = 5.0
+BATCH: Final = 100
+#: Refreshes that are begun in a second: 2.6 million policies a day; 100,000 that are all due at
+#: once take an hour.
+REFRESH_RATE: Final = 30.0
+#: Refreshes under way: so many policy hosts that never answer can be waited for (up to 60 s each).
+PARALLEL: Final = 500
+PRUNE_SECONDS: Final = 3600.0
+DAY: Final = 86400.0
+
+_log = logging.getLogger(__name__)
+
+
+async def refresh(keeper: Keeper, peers: Peers) -> None:
+    """Refresh what is due, for as long as the worker lives."""
+    places = asyncio.Semaphore(PARALLEL)
+    running: dict[str, asyncio.Task[None]] = {}
+
+    def ended(domain: str, task: asyncio.Task[None]) -> None:
+        del running[domain]
+        places.release()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("the refresh of %s broke", domain, exc_info=error)
+
+    try:
+        while True:
+            # What is under way is still due; of a shared store nothing is given twice.
+            limit = BATCH if keeper.shared else BATCH + len(running)
+            due = [d for d in await keeper.due(time.time(), limit) if d not in running][:BATCH]
+            for domain in due:
+                await places.acquire()
+                task = running[domain] = asyncio.create_task(peers.refresh(domain))
+                task.add_done_callback(lambda task, domain=domain: ended(domain, task))  # type: ignore[misc]
+                await asyncio.sleep(1 / REFRESH_RATE)
+            if len(due) < BATCH:
+                await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        for task in list(running.values()):
+            task.cancel()
+
+
+async def prune(config: Config, keeper: Keeper) -> None:
+    """Delete what is expired or no longer used, for as long as the worker lives."""
+    while True:
+        now = time.time()
+        gone = await keeper.prune(now, now - config.policy.unused_days * DAY)
+        if gone:
+            _log.info(
+                "deleted %d policies that are expired or unused", gone,
+                extra={"fields": {"event": "pruned", "policies": gone}},
+            )  # fmt: skip
+        await asyncio.sleep(PRUNE_SECONDS)
