@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from .machine import CannotBuild, cache, directory, run, writable
+from smtp_sts.lab.machine import CannotBuild, cache, directory, run, writable
 
 SUITE: Final = "bookworm"
 PACKAGES: Final = "systemd,systemd-sysv,dbus,python3-venv,ca-certificates,postfix"

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from .machine import CannotBuild, cannot, missing, root_file_systems
+from smtp_sts.lab.machine import CannotBuild, missing, root_file_systems
+
+from .cannot import cannot
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from .machine import directory, writable
+from smtp_sts.lab.machine import directory, writable
+
 from .page import block
 from .world import World, surroundings
 

@@ -19,7 +19,7 @@ import dns.zone
 from cryptography.hazmat.primitives.asymmetric import ec
 from dns.dnssectypes import Algorithm
 
-from .machine import directory, listening, namespace, process
+from smtp_sts.lab.machine import directory, listening, namespace, process
 
 NAME_SERVER: Final = "127.0.0.53"
 #: An address at which nobody listens.

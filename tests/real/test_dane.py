@@ -9,9 +9,10 @@ from typing import Final
 import msgspec
 import pytest
 
+from smtp_sts.lab.machine import missing, run
 from smtp_sts.resolver.dane_state import MAX_HOSTS, DaneState
 
-from .machine import cannot, missing, run
+from .cannot import cannot
 from .signed import signed_dns
 
 pytestmark = pytest.mark.real

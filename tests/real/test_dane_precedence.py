@@ -13,7 +13,9 @@ from typing import Any, Final
 
 import pytest
 
-from .machine import Process, cannot, directory, missing, process, run
+from smtp_sts.lab.machine import Process, directory, missing, process, run
+
+from .cannot import cannot
 from .signed import signed_dns
 
 pytestmark = pytest.mark.real

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from smtp_sts.lab.machine import CannotBuild
+
 from .booted import Booted, absent, booted, root_file_system
-from .machine import CannotBuild, cannot
+from .cannot import cannot
 
 pytestmark = pytest.mark.real
 

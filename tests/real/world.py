@@ -28,8 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from dns.dnssectypes import Algorithm
 
 from smtp_sts.lab.authority import Authority, Variant
-
-from .machine import Process, listening, namespace, process, run
+from smtp_sts.lab.machine import Process, listening, namespace, process, run
 
 _VARIANTS: Final[dict[str, Variant]] = {
     "wrong-name": "other-name",

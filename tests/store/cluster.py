@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from ..real.machine import cannot
+from ..real.cannot import cannot
 
 ROLE = "fleet"
 PASSWORD = "p@ss/w:rd%"

@@ -1,8 +1,7 @@
 """The stage of one scenario: what bob publishes and mallory changes, done to the world.
 
 Promises: a step of a scenario is one change of the world, on names below its own domain (and hosts
-of mallory's). What mallory rewrites in a signed zone is answered as a validating resolver would:
-SERVFAIL. Must not: ask or judge the daemon.
+of mallory's), and has taken effect when it returns. Must not: ask or judge the daemon.
 """
 
 from __future__ import annotations
@@ -19,6 +18,7 @@ from smtp_sts.lab.scenarios import (
     Owns,
     PolicyHost,
     Publication,
+    Scenario,
     Step,
     Withdraws,
 )
@@ -73,13 +73,17 @@ class Stage:
         """The domains of mallory's crowd."""
         return [f"n{number}.{self.domain}" for number in range(count)]
 
+    def delegate(self, scenario: Scenario) -> None:
+        """Make the zones of the scenario's names."""
+        self.world.names.delegate(self.domain, signed=scenario.world.signed)
+        for step in scenario.steps:
+            if isinstance(step, Owns):
+                zone = self.fill(step.host).partition(".")[2]
+                self.world.names.delegate(zone, signed=True)
+
     async def publish(self, what: Publication) -> None:
         """Make the domain what a publication says."""
         world, domain = self.world, self._at(what.at)
-        if not what.at:
-            world.names.sign(domain, signed=what.signed)
-            if what.signed:
-                world.names.put(domain, "DS", f"1 13 2 {'00' * 32}")
         hosts = [self.fill(host) for host in what.hosts]
         patterns = [self.fill(pattern) for pattern in what.mx]
         if what.mode:
@@ -90,6 +94,7 @@ class Stage:
             await world.receive(domain, *hosts)
         for host in map(self.fill, what.tlsa):
             self._tlsa(host)
+        await world.names.settle()
 
     def _tlsa(self, host: str) -> None:
         world = self.world
@@ -117,20 +122,20 @@ class Stage:
                 self.world.policy_hosts.pages[policy_host(name)] = Page(manner="silence")
         else:
             raise TypeError(f"{step} changes nothing in the world")
+        await self.world.names.settle()
 
     async def _dns(self, step: Dns) -> None:
         names, name = self.world.names, self.fill(step.name)
-        if step.signed is not None:
-            names.sign(name, signed=step.signed)
-        elif step.defect:
+        if step.defect:
             names.spoil(name, step.defect, step.type)
-        elif step.who == "mallory" and names.is_signed(name):
-            names.spoil(name, "servfail", step.type)
         else:
             records = [self.fill(record) for record in step.records]
             if step.type == "MX" and any(MALLORY_HOST in record for record in records):
                 (await self.world.receiver(MALLORY_HOST)).owner = "mallory"
-            if records:
+                await names.settle()
+            if step.who == "mallory":
+                await names.forge(name, step.type, *records)
+            elif records:
                 names.put(name, step.type, *records)
             else:
                 names.drop(name, step.type)
@@ -161,7 +166,6 @@ class Stage:
                 setattr(receiver, name, value)
 
     async def _own(self, host: str) -> None:
-        self.world.names.sign(host.partition(".")[2])
         (await self.world.receiver(host)).owner = "mallory"
         self._tlsa(host)
 

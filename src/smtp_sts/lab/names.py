@@ -22,8 +22,9 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 
-#: `truncated`: TC over UDP, whole over TCP. `cut`: TC over UDP, and TCP closes unanswered.
-Defect = Literal["servfail", "refused", "nxdomain", "timeout", "truncated", "cut"]
+#: `truncated`: TC over UDP, whole over TCP. `cut`: TC over UDP, and TCP closes unanswered. `bogus`:
+#: its signature does not fit. `stale`: its signature has expired.
+Defect = Literal["servfail", "refused", "nxdomain", "timeout", "truncated", "cut", "bogus", "stale"]
 
 TTL: Final = 60
 #: How long the absence of a name or type may be remembered, seconds.
@@ -83,6 +84,24 @@ class Names:
         self._signed[_key(zone)] = signed
         self._rendered.clear()
 
+    def delegate(self, zone: str, *, signed: bool) -> None:
+        """Make a zone of its own, to which the zone above leads; signed, with a DS record there."""
+        self.sign(zone, signed=signed)
+        if signed:
+            self.put(zone, "DS", f"1 13 2 {'00' * 32}")
+
+    async def forge(self, name: str, rrtype: str, *texts: str) -> None:
+        """mallory answers in the place of the zone; in a signed one validation finds her out."""
+        if self.is_signed(name):
+            self.spoil(name, "bogus", rrtype)
+        elif texts:
+            self.put(name, rrtype, *texts)
+        else:
+            self.drop(name, rrtype)
+
+    async def settle(self) -> None:
+        """Return when what was changed is what is answered."""
+
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen on one port, UDP and TCP; 0 takes a free one. Raises OSError."""
         loop = asyncio.get_running_loop()
@@ -134,7 +153,7 @@ class Names:
         defect = self._defects.get((name, "*")) or self._defects.get((name, rrtype))
         if defect == "timeout":
             return (name, rrtype), b"", b""
-        if defect == "servfail":
+        if defect == "servfail" or (defect in ("bogus", "stale") and self.is_signed(name)):
             reply.set_rcode(dns.rcode.SERVFAIL)
         elif defect == "refused":
             reply.set_rcode(dns.rcode.REFUSED)

@@ -150,6 +150,9 @@ async def play_in(
         return [task.result() for task in tasks]
 
     world.names.sign("example")
+    for scenario in scenarios:
+        Stage(world, scenario.domain).delegate(scenario)
+    await world.names.settle()
     async with subject:
         found = await subject.during(batch([s for s in scenarios if not s.restarts]))
         found += await subject.during(batch([s for s in scenarios if s.restarts]))

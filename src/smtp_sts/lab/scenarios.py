@@ -72,7 +72,7 @@ class Publishes(Publication, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 class Dns(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
           tag_field="does", tag="dns"):  # fmt: skip
-    """Another answer for a name: `records` (none: there are none), or a `defect`, or its zone.
+    """Another answer for a name: `records` (none: there are none), or a `defect`.
 
     What mallory rewrites in a signed zone a validating resolver answers with SERVFAIL.
     """
@@ -82,7 +82,6 @@ class Dns(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     type: str = "*"
     records: list[str] = []
     defect: Defect | None = None
-    signed: bool | None = None
 
 
 class PolicyHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from smtp_sts.config import TcpAddress, UnixAddress
+from smtp_sts.lab.moves import Stage
 from smtp_sts.lab.play import PATIENCE, PROFILE, QUICK, TTL, Player, Restarting
 from smtp_sts.lab.scenarios import Scenario
 from smtp_sts.lab.story import tell_step
@@ -98,6 +99,7 @@ async def standing(scenarios: Sequence[Scenario]) -> AsyncIterator[Standing]:
             made = Standing(world, subject, listen)
             for scenario in scenarios:
                 restarting = Restarting(subject, 1)
+                Stage(world, scenario.domain).delegate(scenario)
                 player = Player(world, subject, scenario, restarting, patience=PATIENCE, watch=True)
                 await player.begin()
                 made.players.append(player)

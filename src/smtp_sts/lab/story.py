@@ -54,6 +54,8 @@ _DEFECT: Final = {
     "timeout": "is never answered",
     "truncated": "is truncated over UDP and whole over TCP",
     "cut": "is truncated over UDP, and TCP closes unanswered",
+    "bogus": "comes with a signature that does not fit",
+    "stale": "comes with a signature that has expired",
 }
 
 
@@ -122,8 +124,6 @@ def tell_step(step: Step) -> str:
 
 def _dns(step: Dns) -> str:
     what = step.name if step.type == "*" else f"the {step.type} record of {step.name}"
-    if step.signed is not None:
-        return f"{step.who} {'signs' if step.signed else 'stops signing'} {step.name}."
     if step.defect:
         return f"{step.who} sees to it that {what} {_DEFECT[step.defect]}."
     if not step.records:
