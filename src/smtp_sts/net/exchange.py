@@ -125,6 +125,13 @@ class Exchange(asyncio.Protocol):
                 self.cut_off()
 
 
+def certificate_fault(error: ssl.SSLCertVerificationError) -> tuple[str, str]:
+    """Why OpenSSL refuses a certificate: a slug of `CAUSES`, words to stand after its name."""
+    return _VERIFY.get(
+        error.verify_code, ("certificate-invalid", f"is not valid: {error.verify_message}")
+    )
+
+
 def usable(host: str, addresses: Sequence[str], *, allow_private: bool) -> list[str]:
     """Those of a host's addresses that we connect to. Raises NetFailure where none is public."""
     found = [a for a in addresses if allow_private or is_public(a)][:MAX_ADDRESSES]
@@ -177,9 +184,7 @@ async def connect(
             "tcp-timeout", f"{where}: no TLS connection within {seconds:g} s"
         ) from None
     except ssl.SSLCertVerificationError as error:
-        slug, words = _VERIFY.get(
-            error.verify_code, ("certificate-invalid", f"is not valid: {error.verify_message}")
-        )
+        slug, words = certificate_fault(error)
         raise NetFailure(slug, f"{where}: the certificate {words}") from None
     except ssl.SSLError as error:
         raise NetFailure("tls-handshake", f"{where}: TLS failed: {error.reason}") from None
