@@ -16,7 +16,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import run
+import run  # type: ignore[import-not-found]  # beside this file
 from smtp_sts.store import Stored, open_store
 
 DUE = 100_000
