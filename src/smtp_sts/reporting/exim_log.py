@@ -124,6 +124,11 @@ class EximLog:
         elif start == b"Com" and line[end:].startswith(b"Completed"):
             self._completed(message_id)
 
+    @property
+    def waiting(self) -> int:
+        """Failures of messages whose fate is not told yet."""
+        return sum(len(message.troubles) for message in self._messages.values())
+
     def finish(self) -> None:
         """No more lines come: count what still waits."""
         for message in self._messages.values():

@@ -37,6 +37,11 @@ class Lines:
         #: lines that were longer than the limit, and so were left out
         self.too_long = 0
 
+    @property
+    def unended(self) -> bool:
+        """Whether there is a line whose end has not come yet."""
+        return bool(self._rest) or self._skipping
+
     def feed(self, block: bytes) -> list[bytes]:
         """The lines that end in this block, without their ends."""
         pieces = block.split(b"\n")

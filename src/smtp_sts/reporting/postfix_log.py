@@ -157,6 +157,11 @@ class PostfixLog:
         elif found := _GIVEN_UP.match(text):
             self._given_up(head, found[2])
 
+    @property
+    def waiting(self) -> int:
+        """Sessions whose recipient is not told yet."""
+        return sum(len(process.sessions) for process in self._processes.values())
+
     def finish(self) -> None:
         """No more lines come: count what still waits."""
         self.unfinished += sum(len(p.sessions) for p in self._processes.values())

@@ -16,8 +16,10 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
+    Float,
     Integer,
     MetaData,
     String,
@@ -27,6 +29,7 @@ from sqlalchemy import (
     select,
 )
 
+from smtp_sts.store import StoreError
 from smtp_sts.store.database import Database, Name, open_database
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
@@ -70,6 +73,19 @@ _sources = Table(
     Column("sessions", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
+#: Logs that were read: how far, and a digest of all up to there.
+_imports = Table(
+    "tls_imports",
+    _metadata,
+    Column("head", String(32), primary_key=True),
+    Column("digest", String(32), primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("complete", Boolean, nullable=False),
+    Column("at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+#: What is known of logs that were read so long ago is forgotten, and who counted what (days).
+KEEP_DAYS: Final = 400
 #: Rows that are written by one statement: bounds the wait for its answer.
 _ROWS: Final = 500
 _COUNTS: Final = ("successful", "failed", "sessions")
@@ -88,6 +104,21 @@ class Tally(msgspec.Struct, frozen=True):
     result: PolicyResult
 
 
+class Imported(msgspec.Struct, frozen=True):
+    """How far a log was read: `head` is the digest of its first line, `digest` that of its first
+    `size` bytes; `complete` where it ended there. `at` is when, in seconds since the epoch."""
+
+    head: str
+    digest: str
+    size: int
+    complete: bool
+    at: float
+
+
+class ImportedAlready(StoreError):
+    """This much of this log was counted already, by another process."""
+
+
 class Tallies:
     """The counts that last. Blocking; use it from one thread at a time."""
 
@@ -102,13 +133,50 @@ class Tallies:
     def add(self, batch: Sequence[Tally], source: str = "") -> None:
         """Add these counts to what is there, all of them or none. Raises StoreError.
 
-        `source` names who counted them: the host of a daemon, or a log that was read.
+        `source` names who counted them: `daemon_source` or `import_source` of a host.
         """
         rows = _Rows(source)
         for tally in batch:
             rows.take(tally)
         with self._database.begin() as connection:
             self._write(connection, rows)
+
+    def add_imported(
+        self,
+        batch: Sequence[Tally],
+        source: str,
+        mark: Imported,
+        before: Imported | None,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Add what a log brought up to `mark`, which replaces `before`, of the same run.
+
+        All or nothing, so that a log whose reading was broken off goes on where it ended. `again`
+        adds what was added before. Raises ImportedAlready where another process was quicker,
+        StoreError.
+        """
+        rows = _Rows(source)
+        for tally in batch:
+            rows.take(tally)
+        with self._database.begin() as connection:
+            for old in filter(None, (before, mark if again else None)):
+                connection.execute(delete(_imports).where(*_is(old)))
+            new = self._database.insert(_imports).on_conflict_do_nothing()
+            if not connection.execute(new, msgspec.structs.asdict(mark)).rowcount:
+                raise ImportedAlready(
+                    f"store {self.place}: another process counts the same log now"
+                )
+            self._write(connection, rows)
+            since = mark.at - KEEP_DAYS * 86400
+            connection.execute(delete(_imports).where(_imports.c.at < since))
+            connection.execute(delete(_sources).where(_sources.c.day < since // 86400))
+
+    def imports(self, head: str) -> list[Imported]:
+        """How far logs with this first line were read, the shortest first. Raises StoreError."""
+        query = select(_imports).where(_imports.c.head == head).order_by(_imports.c.size)
+        with self._database.read() as connection:
+            return [Imported(**row) for row in connection.execute(query).mappings()]
 
     def _write(self, connection: Connection, rows: _Rows) -> None:
         named = self._database.insert(_domains)
@@ -236,6 +304,20 @@ class _Rows:
                 (day, self._source), {"day": day, "source": self._source, "sessions": 0}
             )
             row["sessions"] += result.successful + result.failed
+
+
+def daemon_source(host: str) -> str:
+    """How the daemon of a host is named as a source of counts."""
+    return f"daemon:{host.lower()}"
+
+
+def import_source(host: str) -> str:
+    """How the logs of a host are named as a source of counts."""
+    return f"import:{host.lower()}"
+
+
+def _is(mark: Imported) -> tuple[Any, Any]:
+    return _imports.c.head == mark.head, _imports.c.digest == mark.digest
 
 
 def _run(
