@@ -176,7 +176,10 @@ def test_the_mails_of_others_are_read(mail: bytes) -> None:
     assert (enclosed.domain, enclosed.submitter) == ("company-y.example", "sender.example")
 
 
-DMARC = b"<?xml version='1.0'?><feedback><version>1.0</version></feedback>"
+DMARC = (
+    b"<?xml version='1.0'?><feedback><version>1.0</version><report_metadata/><policy_published/>"
+    b"</feedback>"
+)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +187,7 @@ DMARC = b"<?xml version='1.0'?><feedback><version>1.0</version></feedback>"
     [
         (b"", "not-a-report"),
         (b"\x00\x01", "not-a-report"),
-        (DMARC, "not-a-report"),
+        (DMARC, "report-dmarc"),
         (b"\x1f\x8b", "gzip-truncated"),
         (pack(JSON)[:-10], "gzip-truncated"),
         (b"\x1f\x8b" + b"\xff" * 30, "gzip-damaged"),
@@ -193,8 +196,8 @@ DMARC = b"<?xml version='1.0'?><feedback><version>1.0</version></feedback>"
         (b"PK\x03\x04 no zip", "zip-damaged"),
         (_zip({"a": JSON, "b": JSON}), "zip-files"),
         (_zip({"a": JSON}, zipfile.ZIP_LZMA), "zip-method"),
-        (pack(DMARC), "report-not-json"),
-        (_wrapped("application/gzip", 'filename="x!y!1!2.xml.gz"', pack(DMARC)), "report-not-json"),
+        (pack(DMARC), "report-dmarc"),
+        (_wrapped("application/gzip", 'filename="x!y!1!2.xml.gz"', pack(DMARC)), "report-dmarc"),
         (b"Subject: Buy now\n\nCheap policies.\n", "mail-no-report"),
         (_wrapped("application/tlsrpt+gzip", "", b"nothing"), "mail-no-report"),
     ],

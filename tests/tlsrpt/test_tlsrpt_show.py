@@ -84,7 +84,8 @@ def test_oddities_are_named(tmp_path: Path) -> None:
         (pack(b" " * 100_000_000), "unpacked-too-large"),
         (pack(REPORT.render())[:-9], "gzip-truncated"),
         (b"Subject: hello\n\nno report\n", "mail-no-report"),
-        (b"<feedback/>", "not-a-report"),
+        (b"<feedback/>", "report-not-tls"),
+        (b"<html></html>", "not-a-report"),
     ],
 )
 def test_a_hostile_file_gives_a_clear_error(tmp_path: Path, data: bytes, slug: str) -> None:

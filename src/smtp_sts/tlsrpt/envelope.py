@@ -13,13 +13,17 @@ import email
 import email.message
 import email.policy
 import email.utils
+import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
+from smtp_sts.tlsrpt.draft00_conversion import to_rfc8460
+from smtp_sts.tlsrpt.draft00_reading import read_xml
+from smtp_sts.tlsrpt.draft00_report import DraftReport
 from smtp_sts.tlsrpt.errors import EnvelopeError, TlsrptError, shown
 from smtp_sts.tlsrpt.names import clean, domain_name, mail_address
 from smtp_sts.tlsrpt.packing import GZIP_MAGIC, MAX_PACKED, ZIP_MAGIC, pack, unpack
@@ -38,16 +42,22 @@ SIGNED_HEADERS: Final = (
 _MAX_PARTS: Final = 50
 _UNIQUE: Final = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 _JSON_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]|\xff\xfe|\xfe\xff")
+# UTF-16 has a NUL beside each of these characters.
+_XML_START: Final = re.compile(
+    rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\x00]*<\x00?(?:\?\x00?x|([\w.-]+:)?\x00?f\x00?e\x00?e)"
+)
 _HEADER_LINE: Final = re.compile(rb"(?:From |[!-9;-~]+[ \t]*:)")
 
 
 class Enclosed(msgspec.Struct, frozen=True):
     """A report and what the mail around it says; "" where there was no mail, or it is silent.
 
-    `domain` and `submitter` are the TLS-Report-* headers, `file_name` is the attachment's.
+    `domain` and `submitter` are the TLS-Report-* headers, `file_name` is the attachment's. A report
+    of the first draft (XML) is in `draft` as it came, and in `read` as RFC 8460 would have it.
     """
 
     read: ReadReport
+    draft: DraftReport | None = None
     domain: str = ""
     submitter: str = ""
     sender: str = ""
@@ -85,26 +95,58 @@ def compose(
     if not recipient or mail_address(recipient) != recipient:
         raise EnvelopeError("recipient", f"{shown(recipient)} is no mail address")
     packed = pack(report.render())  # checks contact-info, and so the submitter, and the report-id
-    name = file_name(report, policy_domain, unique)
-    boundary = f"=_tlsrpt_{unique}"
+    return mail(
+        sender=report.contact_info,
+        recipient=recipient,
+        subject_line=subject(report, policy_domain),
+        message_id=f"{unique}.{report.report_id}",
+        headers=(
+            f"TLS-Report-Domain: {policy_domain}",
+            f"TLS-Report-Submitter: {report.submitter}",
+        ),
+        content_type='multipart/report; report-type="tlsrpt"',
+        for_people=_for_people(report, policy_domain),
+        media_type=MEDIA_TYPE_GZIP,
+        name=file_name(report, policy_domain, unique),
+        attachment=packed,
+        now=now,
+    )
+
+
+def mail(
+    *,
+    sender: str,
+    recipient: str,
+    subject_line: str,
+    message_id: str,
+    headers: Sequence[str],
+    content_type: str,
+    for_people: Sequence[str],
+    media_type: str,
+    name: str,
+    attachment: bytes,
+    now: datetime,
+) -> bytes:
+    """A mail of two parts: lines for people, a file for machines. All texts are checked ASCII.
+
+    Takes `content_type` without a boundary, and `message_id` without angle brackets.
+    """
+    boundary = f"=_{hashlib.sha256(attachment).hexdigest()[:24]}"
+    body = base64.encodebytes(attachment).decode("ascii").splitlines()
+    # Section 5.3: FWS may stand between all words of the subject
+    folded = subject_line.replace(" Submitter:", "\r\n Submitter:")
+    folded = folded.replace(" Report-ID:", "\r\n Report-ID:")
     lines = [
-        f"From: {report.contact_info}",
+        f"From: {sender}",
         f"To: {recipient}",
-        # Section 5.3: FWS may stand between all words of the subject
-        f"Subject: {subject(report, policy_domain)}".replace(
-            " Submitter:", "\r\n Submitter:"
-        ).replace(" Report-ID:", "\r\n Report-ID:"),
-    ]
-    body = base64.encodebytes(packed).decode("ascii").splitlines()
-    lines += [
+        f"Subject: {folded}",
         f"Date: {email.utils.format_datetime(now)}",
-        f"Message-ID: <{unique}.{report.report_id}>",
-        f"TLS-Report-Domain: {policy_domain}",
-        f"TLS-Report-Submitter: {report.submitter}",
+        f"Message-ID: <{message_id}>",
+        *headers,
         "TLS-Required: No",  # RFC 8689 section 5; RFC 8460 section 3: despite any TLS failures
         "Auto-Submitted: auto-generated",  # RFC 3834: no out-of-office answers
         "MIME-Version: 1.0",
-        'Content-Type: multipart/report; report-type="tlsrpt";',
+        f"Content-Type: {content_type};",
         f' boundary="{boundary}"',
         "",
         "This is a multipart message in MIME format.",
@@ -113,10 +155,10 @@ def compose(
         'Content-Type: text/plain; charset="us-ascii"',
         "Content-Transfer-Encoding: 7bit",
         "",
-        *_for_people(report, policy_domain),
+        *for_people,
         "",
         f"--{boundary}",
-        f"Content-Type: {MEDIA_TYPE_GZIP}",
+        f"Content-Type: {media_type}",
         "Content-Transfer-Encoding: base64",
         "Content-Disposition: attachment;",
         f' filename="{name}"',
@@ -142,15 +184,15 @@ def _for_people(report: Report, policy_domain: str) -> list[str]:
 
 
 def open_report(data: bytes) -> Enclosed:
-    """The report in a mail, in a gzip or ZIP file, or in a JSON file.
+    """The report in a mail, in a gzip or ZIP file, or in a JSON or XML file.
 
     Raises EnvelopeError where none is found, ReportError where what was found is none.
     """
-    if data.startswith((GZIP_MAGIC, ZIP_MAGIC)) or _JSON_START.match(data):
-        return Enclosed(read_json(unpack(data)))
+    if _may_be_report(data):
+        return _read(data)
     if not _HEADER_LINE.match(data.lstrip()):
         raise EnvelopeError(
-            "not-a-report", "neither JSON, nor gzip, nor ZIP, nor a mail: no TLS report"
+            "not-a-report", "neither JSON, nor XML, nor gzip, nor ZIP, nor a mail: no TLS report"
         )
     return _open_mail(data.lstrip())
 
@@ -167,15 +209,15 @@ def _open_mail(data: bytes) -> Enclosed:
     failure: TlsrptError | None = None
     for part in sorted(leaves, key=_rank):
         content = _content(part)
-        if not content.startswith((GZIP_MAGIC, ZIP_MAGIC)) and not _JSON_START.match(content):
+        if not _may_be_report(content):
             continue
         try:
-            read = read_json(unpack(content))
+            found = _read(content)
         except TlsrptError as error:
             failure = failure or error  # that of the likeliest part
             continue
-        return Enclosed(
-            read=read,
+        return msgspec.structs.replace(
+            found,
             domain=domain_name(_header(message, "TLS-Report-Domain")),
             submitter=domain_name(_header(message, "TLS-Report-Submitter")),
             sender=_header(message, "From"),
@@ -190,6 +232,19 @@ def _open_mail(data: bytes) -> Enclosed:
     )
 
 
+def _may_be_report(data: bytes) -> bool:
+    packed = data.startswith((GZIP_MAGIC, ZIP_MAGIC))
+    return packed or bool(_JSON_START.match(data) or _XML_START.match(data))
+
+
+def _read(data: bytes) -> Enclosed:
+    body = unpack(data)
+    if not _XML_START.match(body):
+        return Enclosed(read_json(body))
+    found = read_xml(body)
+    return Enclosed(ReadReport(to_rfc8460(found.report).report, found.oddities), found.report)
+
+
 def _leaves(message: email.message.Message) -> Iterator[email.message.Message]:
     leaves = (part for part in message.walk() if not part.is_multipart())
     for _, part in zip(range(_MAX_PARTS), leaves, strict=False):
@@ -200,7 +255,7 @@ def _rank(part: email.message.Message) -> int:
     """The likeliest part first: by media type, then by file name, then the rest."""
     if "tlsrpt" in part.get_content_type():
         return 0
-    if _file_name(part).lower().endswith((".json", ".gz", ".zip")):
+    if _file_name(part).lower().endswith((".json", ".xml", ".gz", ".zip")):
         return 1
     return 3 if part.get_content_maintype() == "text" else 2
 

@@ -88,6 +88,23 @@ def find_record(records: Iterable[bytes]) -> Record | None:
     return _parse(ours[0])
 
 
+def destination(uri: bytes) -> Destination:
+    """Where one URI of a `rua` leads; a ValueError says what is wrong with it, as the rest of a
+    sentence that begins with the URI."""
+    if len(uri) > _MAX_URI:
+        raise ValueError(f"is longer than {_MAX_URI} bytes")
+    text = uri.decode("ascii", "replace")
+    scheme = _SCHEME.match(text)
+    if scheme is None:
+        raise ValueError("is no URI: write mailto:reports@your.domain")
+    rest = text[scheme.end() :]
+    if scheme[1].lower() == "mailto":
+        return Destination("mailto", _address(rest))
+    if scheme[1].lower() == "https":
+        return Destination("https", _url(rest))
+    raise ValueError("is neither mailto: nor https:")  # section 3: two schemes are supported
+
+
 def _parse(text: bytes) -> Record:
     destinations: dict[Destination, None] = {}
     skipped: list[str] = []
@@ -99,15 +116,15 @@ def _parse(text: bytes) -> Record:
             if not uri:
                 continue
             try:
-                destination = _destination(uri)
+                target = destination(uri)
             except ValueError as error:
                 if len(skipped) < MAX_DESTINATIONS:
                     skipped.append(f"{shown(uri)} {error}")
                 continue
-            if destination in destinations:
+            if target in destinations:
                 continue
             if len(destinations) < MAX_DESTINATIONS:
-                destinations[destination] = None
+                destinations[target] = None
             elif len(skipped) < MAX_DESTINATIONS:
                 skipped.append(f"{shown(uri)} is beyond the first {MAX_DESTINATIONS}")
     if not seen:
@@ -136,22 +153,6 @@ def _rua(text: bytes) -> Iterator[bytes]:
             )
         if name == b"rua":  # section 3: unknown fields SHALL be ignored
             yield value.lstrip(b" \t")
-
-
-def _destination(raw: bytes) -> Destination:
-    """One URI; a ValueError says what is wrong with it, as the rest of a sentence."""
-    if len(raw) > _MAX_URI:
-        raise ValueError(f"is longer than {_MAX_URI} bytes")
-    uri = raw.decode("ascii", "replace")
-    scheme = _SCHEME.match(uri)
-    if scheme is None:
-        raise ValueError("is no URI: write mailto:reports@your.domain")
-    rest = uri[scheme.end() :]
-    if scheme[1].lower() == "mailto":
-        return Destination("mailto", _address(rest))
-    if scheme[1].lower() == "https":
-        return Destination("https", _url(rest))
-    raise ValueError("is neither mailto: nor https:")  # section 3: two schemes are supported
 
 
 def _address(rest: str) -> str:

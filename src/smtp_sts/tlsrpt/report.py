@@ -143,11 +143,11 @@ def failure_members(failure: Failure) -> dict[str, Any]:
 
 def _faults(report: Report) -> Iterator[tuple[str, str]]:
     """What keeps a report from being sent: places and sentences."""
-    if not report.organization_name or not _is_clean(report.organization_name):
+    if not report.organization_name or not is_text(report.organization_name):
         yield "organization-name", "is to be one line of text"
     if mail_address(report.contact_info) != report.contact_info:
         yield "contact-info", f"{shown(report.contact_info)} is no mail address"
-    if not _REPORT_ID.fullmatch(report.report_id) or len(report.report_id) > _MAX_REPORT_ID:
+    if not is_report_id(report.report_id):
         yield "report-id", f"{shown(report.report_id)} is not of the form left@domain"
     if report.start.tzinfo is None or report.end.tzinfo is None:
         yield "date-range", "has times without a zone"
@@ -170,7 +170,7 @@ def _policy_faults(place: str, result: PolicyResult) -> Iterator[tuple[str, str]
         name = host.removeprefix("*.")
         if not name or domain_name(name) != name:
             yield f"{place}.policy.mx-host", f"{shown(host)} is no host name and no pattern"
-    if not all(map(_is_clean, policy.policy_string)):
+    if not all(map(is_text, policy.policy_string)):
         yield f"{place}.policy.policy-string", "has a line that is too long or no plain text"
     for name, count in (("successful", result.successful), ("failure", result.failed)):
         if not 0 <= count <= MAX_COUNT:
@@ -188,9 +188,15 @@ def _policy_faults(place: str, result: PolicyResult) -> Iterator[tuple[str, str]
         if failure.receiving_mx_hostname != domain_name(failure.receiving_mx_hostname):
             yield f"{where}.receiving-mx-hostname", "is no host name"
         for name in ("receiving_mx_helo", "additional_information", "failure_reason_code"):
-            if not _is_clean(getattr(failure, name)):
+            if not is_text(getattr(failure, name)):
                 yield f"{where}.{name.replace('_', '-')}", "is too long, or no plain text"
 
 
-def _is_clean(text: str) -> bool:
+def is_report_id(text: str) -> bool:
+    """Whether this can be a report-id: left@domain, fit for a mail's header."""
+    return len(text) <= _MAX_REPORT_ID and _REPORT_ID.fullmatch(text) is not None
+
+
+def is_text(text: str) -> bool:
+    """Whether this is one line of text, and not too long for a report."""
     return len(text) <= MAX_TEXT and clean(text, MAX_TEXT) == text

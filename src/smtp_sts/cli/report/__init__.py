@@ -10,6 +10,7 @@ from smtp_sts.cli import Commands
 
 #: command -> what it is for; the module of that name ("-" as "_") has it as an attribute.
 COMMANDS: Final = {
+    "convert": "A TLS report into the other form: JSON of RFC 8460, XML of the first draft.",
     "import-log": "Count the TLS sessions in an old log of Postfix or Exim.",
     "show": "Any TLS report, for people: counts, failures, what they mean and what to do.",
 }

@@ -20,7 +20,8 @@ MAX_ROWS = 50
 @click.argument("file", type=click.File("rb"))
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, made regular.")
 def show(file: Any, as_json: bool) -> None:
-    """Show the TLS report in FILE: JSON, gzip, ZIP or a whole mail; "-" for standard input.
+    """Show the TLS report in FILE: JSON, XML of the first draft, gzip, ZIP or a whole mail; "-" for
+    standard input.
 
     Status 0 where no session failed, 1 where some did, 2 where FILE holds no report.
     """
@@ -47,6 +48,7 @@ def show(file: Any, as_json: bool) -> None:
 def _as_json(enclosed: Enclosed) -> dict[str, Any]:
     return {
         "report": enclosed.read.report.plain(),
+        "draft": None if enclosed.draft is None else enclosed.draft.plain(),
         "oddities": enclosed.read.oddities,
         "mail": {
             "domain": enclosed.domain,
@@ -72,33 +74,41 @@ def _print(enclosed: Enclosed) -> None:
     row("from", f"{found.organization_name or '?'}, {found.contact_info or 'no contact'}")
     if enclosed.submitter and enclosed.submitter != found.submitter:
         row("submitter", f"{enclosed.submitter} (of the mail; the report says otherwise)")
-    row("report id", found.report_id or "?")
+    draft = enclosed.draft
+    if draft is not None:
+        row("form", "XML of the first draft (draft-margolis-smtp-sts-00)")
+        if draft.extra_contact:
+            row("contact", draft.extra_contact)
+    row("report id", (found.report_id if draft is None else draft.report_id) or "?")
     row("begins", f"{found.start:%Y-%m-%d %H:%M:%S} UTC")
     row("ends", f"{found.end:%Y-%m-%d %H:%M:%S} UTC")
-    row("sessions", f"{found.successful:,} as the policy asks for, {found.failed:,} failed")
+    if draft is None:
+        row("sessions", f"{found.successful:,} as the policy asks for, {found.failed:,} failed")
+    else:
+        row("failures", f"{found.failed:,}; this form tells of no others, and may count one twice")
     for result in found.policies:
         console.print()
-        _print_policy(console, result)
+        _print_policy(console, result, drafted=draft is not None)
     _print_meanings(console, enclosed)
     if enclosed.read.oddities:
         console.print()
-        console.print(Text("not as RFC 8460 has it", style="bold"))
+        norm = "RFC 8460" if draft is None else "the draft"
+        console.print(Text(f"not as {norm} has it", style="bold"))
         for oddity in enclosed.read.oddities:
             console.print(Text(f"  {_line(oddity)}"))
 
 
-def _print_policy(console: Console, result: PolicyResult) -> None:
+def _print_policy(console: Console, result: PolicyResult, *, drafted: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
     policy = result.policy
     style = "red" if result.failed else "green"
     title = f"{policy.policy_domain or '(domain not named)'}: {policy.policy_type or '?'}"
-    console.print(
-        Text(_line(title), style="bold"),
-        Text(f"  {result.successful:,} good, {result.failed:,} failed", style=style),
-        sep="",
-    )
+    counts = f"{result.failed:,} failed"
+    if not drafted:
+        counts = f"{result.successful:,} good, {counts}"
+    console.print(Text(_line(title), style="bold"), Text(f"  {counts}", style=style), sep="")
     for name, lines in (("policy", policy.policy_string), ("mx", policy.mx_host)):
         for number, text in enumerate(lines):
             console.print(Text(f"  {name if number == 0 else '':<15}{_line(text)}"))
@@ -122,14 +132,21 @@ def _print_policy(console: Console, result: PolicyResult) -> None:
 def _print_meanings(console: Console, enclosed: Enclosed) -> None:
     from rich.text import Text
 
-    from smtp_sts.tlsrpt import RESULTS
+    from smtp_sts.tlsrpt import DRAFT_RESULTS, RESULTS
 
-    seen = {f.result_type for p in enclosed.read.report.policies for f in p.failures}
+    failures = [f for p in enclosed.read.report.policies for f in p.failures]
+    seen = {f.result_type for f in failures}
     for name in (name for name in RESULTS if name in seen):
         console.print()
         console.print(Text(name, style="bold"))
         console.print(Text(f"  {RESULTS[name].meaning}"))
         console.print(Text(f"  {RESULTS[name].advice}"))
+    # types that only the first draft has stand as reasons
+    reasons = {f.failure_reason_code for f in failures} if enclosed.draft is not None else set()
+    for name in (name for name in DRAFT_RESULTS if name in reasons):
+        console.print()
+        console.print(Text(name, style="bold"))
+        console.print(Text(f"  {DRAFT_RESULTS[name].meaning}"))
 
 
 def _line(text: str) -> str:
