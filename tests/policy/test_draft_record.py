@@ -325,7 +325,7 @@ _rua = st.builds(
     st.from_regex(r"([a-z]|%21){1,8}", fullmatch=True),
     st.one_of(st.none(), st.integers(0, 2**64 - 1)),
 )
-_records = st.builds(
+RECORDS = st.builds(
     DraftRecord,
     mode=st.sampled_from(("enforce", "testing")),
     mx=st.lists(_pattern, min_size=1, max_size=5, unique=True).map(tuple),
@@ -343,7 +343,7 @@ _pieces = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
-@given(_records)
+@given(RECORDS)
 def test_parse_after_render_is_the_identity(record: DraftRecord) -> None:
     text = record.render()
     read = _read(text)

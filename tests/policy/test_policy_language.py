@@ -222,7 +222,7 @@ def test_names_of_a_policy_domain() -> None:
 _label = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 _host = st.builds(lambda a, b: f"{a}.{b}.example", _label, _label)
 _pattern = st.one_of(_host, _host.map(lambda host: f"*.{host}"))
-_policies = st.builds(
+POLICIES = st.builds(
     lambda mode, mx, age: Policy(mode, tuple(dict.fromkeys(mx)), age),
     st.sampled_from(("enforce", "testing", "none")),
     st.lists(_pattern, min_size=1, max_size=5),
@@ -235,7 +235,7 @@ _pieces = st.lists(
 ).map(b"".join)  # fmt: skip
 
 
-@given(_policies)
+@given(POLICIES)
 def test_parse_after_render_is_the_identity(policy: Policy) -> None:
     assert Policy.parse(policy.render()) == policy
 

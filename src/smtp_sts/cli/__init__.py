@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "cache": "The policies that the running daemon keeps: list, show, refresh, purge.",
     "config": "Check the configuration, or print one that explains itself.",
     "lab": "A small Internet on this machine, with an attacker in it.",
+    "policy": "Policies as text: from RFC 8461 into the first draft, and back.",
     "query": "What an MTA would be told for a domain, and why.",
     "report": "TLS reports: what was collected, what goes out, and what others say.",
     "serve": "The policy daemon.",

@@ -12,6 +12,7 @@ Promises: bytes in, values or precise errors out; the errors are `ValueError`s w
 and a column where they help.
 """
 
+from smtp_sts.policy.dialect import DIALECTS, Dialect
 from smtp_sts.policy.document import MAX_AGE, MAX_RENDERED, MAX_SIZE, Mode, Policy
 from smtp_sts.policy.draft00 import (
     Constraint,
@@ -28,11 +29,13 @@ from smtp_sts.policy.nexthop import policy_domain, policy_host, policy_url, reco
 from smtp_sts.policy.record import Record, find_record
 
 __all__ = [
+    "DIALECTS",
     "MAX_AGE",
     "MAX_RENDERED",
     "MAX_SIZE",
     "Authentication",
     "Constraint",
+    "Dialect",
     "DraftRecord",
     "LanguageError",
     "Mode",

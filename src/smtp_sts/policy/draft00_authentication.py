@@ -47,7 +47,7 @@ def well_known(domain: str) -> Authentication:
     return Authentication("webpki", domain, WELL_KNOWN)
 
 
-def read_authentication(value: str, domain: str, column: int) -> Authentication:
+def read_authentication(value: str, domain: str, column: int | None = None) -> Authentication:
     """The field `a` of a record of `domain`. Raises RecordError."""
 
     def wrong(message: str) -> RecordError:
