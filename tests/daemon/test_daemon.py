@@ -273,3 +273,40 @@ def test_an_address_in_use_is_named(tmp_path: Path) -> None:
         told = run("--config", str(path), "serve")
         assert told.returncode == 2
         assert f"cannot listen on 127.0.0.1:{port}" in told.stderr
+
+
+def test_law_1_a_worker_that_hangs_does_not_let_mail_out_unprotected() -> None:
+    """Its domains are decided by the one that is asked, from the store."""
+
+    async def play() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            config = world.config_toml(policy={"workers": 2, "recheck_interval": 1})
+            address = UnixAddress(str(world.socket_path))
+            with daemon(config, world.socket_path) as process:
+                assert await ask(address, "postfix", "bob.example") == SECURE
+                # Whichever of the two owns the domain: one of them hangs, then the other.
+                for pid in workers_of(process):
+                    os.kill(pid, signal.SIGSTOP)
+                    try:
+                        for port in (pid, pid + 1):
+                            began = time.monotonic()
+                            reply = await _ask_the_living(address, f"bob.example:{port}")
+                            assert reply == SECURE
+                            assert time.monotonic() - began < 5  # law 6
+                    finally:
+                        os.kill(pid, signal.SIGCONT)
+
+    asyncio.run(play())
+
+
+async def _ask_the_living(address: UnixAddress, key: str) -> str:
+    """A connection that the stopped worker would have to take waits; another one does not."""
+    asked = [asyncio.create_task(ask(address, "postfix", key)) for _ in range(3)]
+    try:
+        done, _ = await asyncio.wait(asked, timeout=8, return_when=asyncio.FIRST_COMPLETED)
+        return done.pop().result()
+    finally:
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -268,6 +269,18 @@ def test_the_table_is_bounded_by_bytes_too() -> None:
     assert list(table.replies) == [b"%02d" % n for n in range(94, 99)] + [b"99"]
     table.sweep(100.0)
     assert (table.bytes, table.replies) == (0, {})
+
+
+def test_a_table_that_was_cleared_is_as_new() -> None:
+    table = ReadyTable(3)
+    for n in range(3):
+        table.add(b"%d" % n, b"r", "d", 100.0, "postfix enforce")
+    table.hits[b"1"] += 2
+    table.clear()
+    assert (table.replies, table.bytes, table.due) == ({}, 0, math.inf)
+    assert table.answered() == {"postfix enforce": 2}
+    table.add(b"1", b"r", "d", 50.0)
+    assert table.due == 50.0
 
 
 def test_law_2_an_expired_reply_is_not_given(tmp_path: Path) -> None:

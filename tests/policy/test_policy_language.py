@@ -192,6 +192,12 @@ def test_section_4_1_patterns(pattern: str, host: str, right: bool) -> None:
         ("bücher.example", "xn--bcher-kva.example"),
         ("BÜCHER.example", "xn--bcher-kva.example"),
         ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("bücher\u3002example\uff0e", "xn--bcher-kva.example"),  # dots of other scripts
+        ("\uff42ob.example", "bob.example"),
+        ("\u043e.example", "xn--n1a.example"),  # a Cyrillic o is no Latin one
+        ("\u2603.example", "xn--n3h.example"),  # no IDNA 2008 name, and MTAs deliver to it
+        ("I\u2764\ufe0f.example", "xn--i-7iq.example"),
+        ("xn--zz.example", "xn--zz.example"),  # nobody has it; no harm in asking
     ],
 )
 def test_the_policy_domain_of_a_next_hop(next_hop: str, domain: str) -> None:
@@ -204,7 +210,9 @@ def test_the_policy_domain_of_a_next_hop(next_hop: str, domain: str) -> None:
      "192.0.2.1:25", "[IPv6:2001:db8::1]", "2001:db8::1", "[::1]:25", "a b.example",
      "a\x00.example", "a\n.example", "a" * 64 + ".example", "x" * 300, "a." * 122 + "example",
      "[example.com", "example.com]", "[]", "a_b.example", "-a.example", "example..com",
-     "user@example.com", "\u2028.example", "ü" * 2000, "example.com:25:26", "example.com:"],
+     "user@example.com", "\u3002", "bob.example\u3002.", "\u202ebob.example", "\ud800.example",
+     "\uff11\uff12\uff17.0.0.1", "\u2603_.example", "xn--.example",
+     "\u2028.example", "ü" * 2000, "example.com:25:26", "example.com:"],
 )  # fmt: skip
 def test_a_next_hop_without_a_policy_domain(next_hop: str) -> None:
     with pytest.raises(NextHopError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from smtp_sts.config import Override, PolicySection
 from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World
 from smtp_sts.resolver import keeper, overrides
-from smtp_sts.store import Stored
+from smtp_sts.store import Stored, open_store
 
 from .scene import HOST, TXT, Scene, scene
 
@@ -246,5 +247,88 @@ def test_policies_that_the_store_refuses_are_bounded_by_bytes_and_counted(
             assert (s.keeper.unsaved, s.counts["store-dropped"]) == (10, 5)
             assert await s.keeper.get("d14") is not None
             await s.stop()
+
+    asyncio.run(play())
+
+
+def test_law_1_a_clock_that_is_set_back_neither_loses_nor_freezes_anything(tmp_path: Path) -> None:
+    """What was fetched by a clock that was a year ahead protects, is fetched anew at once, and the
+    later fetch lasts though its time is the earlier one."""
+
+    async def play() -> None:
+        async with scene(tmp_path, dane=False) as s:
+            year = 365 * 86400.0
+            s.clock.now = time.time() + year
+            await s.world.publish("bob.example")
+            assert (await s.decide()).outcome == "enforce"
+            assert (await s.resolver.decide("none.example")).reason == "no-record"
+            s.clock.now -= year
+            s.resolver.clock_set(-year)
+            await s.world.publish("none.example")
+            s.clock.now += PolicySection().negative_ttl
+            # "No policy" is remembered no longer than before.
+            assert (await s.resolver.decide("none.example")).outcome == "enforce"
+            assert (await s.decide()).outcome == "enforce"
+            await s.settled()
+            assert s.fetches == 2
+            assert (await s.decide()).fetched_at == s.clock.now
+            await s.restart()
+            decision = await s.decide()
+            assert (decision.outcome, decision.fetched_at) == ("enforce", s.clock.now)
+
+    asyncio.run(play())
+
+
+def test_law_1_a_policy_that_seemed_to_be_expired_is_in_force_by_the_right_time(
+    tmp_path: Path,
+) -> None:
+    async def play() -> None:
+        async with scene(tmp_path, dane=False) as s:
+            await s.world.publish("bob.example", max_age=1000)
+            assert (await s.decide()).outcome == "enforce"
+            s.world.names.spoil(TXT, "servfail")
+            s.clock.now += 86400
+            s.resolver.clock_set(86400)
+            assert (await s.decide()).outcome == "no-policy"
+            s.clock.now -= 86400
+            s.resolver.clock_set(-86400)
+            assert (await s.decide()).outcome == "enforce"
+
+    asyncio.run(play())
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "garbage"])
+def test_law_1_a_store_that_is_deleted_or_replaced_underneath_gets_its_policies_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(keeper, "LOOK_SECONDS", 0.0)
+
+    async def play() -> None:
+        async with scene(tmp_path, dane=False) as s:
+            for domain in ("bob.example", "carol.example"):
+                await s.world.publish(domain)
+                assert (await s.resolver.decide(domain)).outcome == "enforce"
+            path = tmp_path / "s.db"
+            if how == "deleted":
+                for file in tmp_path.glob("s.db*"):
+                    file.unlink()
+            else:
+                other = tmp_path / "other.db"
+                if how == "garbage":
+                    other.write_bytes(b"garbage" * 1000)
+                else:
+                    open_store(f"sqlite:///{other}").close()
+                other.rename(path)
+            await s.world.publish("dave.example")
+            assert (await s.resolver.decide("dave.example")).outcome == "enforce"
+            await s.keeper.put(Stored("x.example", "1", "", 1.0, 2.0, 3.0, 4.0))  # and those before
+            assert s.counts["store-replaced"] == 1
+            await s.stop()
+            for name in ("bob", "carol", "dave"):
+                s.world.names.spoil(f"_mta-sts.{name}.example", "servfail")
+            s.start()
+            for name in ("bob", "carol", "dave"):
+                decision = await s.resolver.decide(f"{name}.example")
+                assert (decision.outcome, decision.source) == ("enforce", "cache"), name
 
     asyncio.run(play())

@@ -29,6 +29,10 @@ from smtp_sts.store import Stored
 
 #: What needs no network is waited for no longer, seconds.
 PEER_SECONDS: Final = 3.0
+#: An owner that has not answered by then, though the store holds a policy in force, hangs
+#: (seconds); and for so long it is not waited for again.
+HUNG_SECONDS: Final = 1.8
+HUNG_AGAIN: Final = 30.0
 
 _LENGTH: Final = struct.Struct("!I")
 _log = logging.getLogger(__name__)
@@ -121,6 +125,8 @@ class Peers:
         self._waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
+        #: owner -> until when it is known to hang, by the clock of the loop
+        self._hung: dict[int, float] = {}
         self._locks = [asyncio.Lock() for _ in self._addresses]
 
     async def start(self) -> None:
@@ -137,12 +143,30 @@ class Peers:
         owner = self.owner(domain)
         if owner != self._index:
             try:
-                reply = await self._call(owner, "decide", domain)
-                if reply.decision is not None:
-                    return reply.decision
+                decision = await self._asked(owner, domain)
+                if decision is not None:
+                    return decision
             except OSError as error:
                 _log.warning("worker %d cannot be reached, deciding here: %s", owner, error)
         return await self._resolver.decide(domain)
+
+    async def _asked(self, owner: int, domain: str) -> Decision | None:
+        """The owner's decision; None where it hangs. Raises OSError."""
+        call = asyncio.ensure_future(self._call(owner, "decide", domain))
+        now = asyncio.get_running_loop().time()
+        known = now < self._hung.get(owner, 0.0)
+        try:
+            await asyncio.wait([call], timeout=0.1 if known else HUNG_SECONDS)
+            # Law 1: with a policy in force the owner answers at once, or something is wrong with
+            # it: that must not let mail out as if there was none.
+            if not call.done() and await self._resolver.holds(domain) and not call.done():
+                if not known:
+                    self._hung[owner] = now + HUNG_AGAIN
+                    _log.error("worker %d hangs, deciding here for it", owner)
+                return None
+            return (await call).decision
+        finally:
+            call.cancel()
 
     async def refresh(self, domain: str) -> None:
         """Have the owner fetch the policy anew."""

@@ -13,6 +13,7 @@ import contextlib
 import logging
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -35,6 +36,9 @@ from smtp_sts.resolver import Keeper, Resolver, overrides
 
 #: How often resolv.conf is looked at, where the configuration names no name servers.
 RESOLV_CONF_SECONDS: Final = 2.0
+#: How often the clock is looked at, and what is more than it drifts meanwhile (seconds).
+CLOCK_SECONDS: Final = 2.0
+CLOCK_SET: Final = 5.0
 #: A drain ends after so long even where clients or discoveries do not.
 DRAIN_SECONDS: Final = 1.5
 #: A retired worker waits for its clients: Postfix drops any connection after 100 s.
@@ -125,6 +129,7 @@ async def run(
             asyncio.create_task(watch(keeper, peers.learn)),
             asyncio.create_task(_tell_counts(config.log.counts_interval, asked, peers)),
         ]
+    following.append(_follow_clock(resolver, table, index))
     lasting = [asyncio.create_task(work) for work in (figures.keep_publishing(), *following)]
     ready()
 
@@ -194,6 +199,22 @@ async def _follow_resolv_conf(config: Config, resolver: Resolver, index: int) ->
                     _tell_of_dane(config, resolver)
         await asyncio.sleep(RESOLV_CONF_SECONDS)
         file.changed()
+
+
+async def _follow_clock(resolver: Resolver, table: ReadyTable, index: int) -> None:
+    """See that the clock was set: times that were kept would come much too late, or at once."""
+    ahead = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    while True:
+        await asyncio.sleep(CLOCK_SECONDS)
+        before, ahead = ahead, time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        if abs(ahead - before) >= CLOCK_SET:
+            table.clear()
+            resolver.clock_set(ahead - before)
+            if index == 0:
+                _log.warning(
+                    "the clock was set by %+.0f s", ahead - before,
+                    extra={"fields": {"event": "clock-set", "seconds": round(ahead - before)}},
+                )  # fmt: skip
 
 
 def _accept_on(

@@ -66,6 +66,13 @@ class ReadyTable:
         for request in self._domains.get(domain, ()):
             self._drop(request)
 
+    def clear(self) -> None:
+        """Remove all replies: the clock by which they expire was set."""
+        for request in list(self.replies):
+            self._drop(request)
+        self._heap.clear()
+        self.due = math.inf
+
     def answered(self) -> dict[str, int]:
         """How many requests were answered from here, by kind."""
         for request, times in self.hits.items():

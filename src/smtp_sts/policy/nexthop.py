@@ -44,18 +44,31 @@ def policy_domain(next_hop: str) -> str:
         raise NextHopError("next-hop-address", f"{shown(next_hop)} is an address, not a domain")
     if name.startswith("."):
         raise NextHopError("next-hop-parent", f"{shown(next_hop)} names a parent, not a next hop")
-    name = name.removesuffix(".")
     if not name.isascii():
         try:
-            name = idna.encode(name, uts46=True).decode("ascii")
+            name = _a_labels(name)
         except (idna.IDNAError, UnicodeError):
             raise NextHopError("next-hop-invalid", f"{shown(next_hop)} is no domain") from None
-    name = name.lower()
+    name = name.removesuffix(".").lower()
     if len(name) > _MAX_DOMAIN or not _PLAIN(name):
         raise NextHopError("next-hop-invalid", f"{shown(next_hop)} is no domain")
     if name.rpartition(".")[2].isdigit():
         raise NextHopError("next-hop-address", f"{shown(next_hop)} is an address, not a domain")
     return name
+
+
+def _a_labels(name: str) -> str:
+    """U-labels as A-labels. Raises IDNAError, UnicodeError."""
+    try:
+        return idna.encode(name, uts46=True).decode("ascii")
+    except idna.IDNAError:
+        # IDNA 2008 forbids symbols, MTAs (by ICU: UTS 46 alone) deliver to such domains all the
+        # same, and so must find the policy that protects them.
+        labels = idna.uts46_remap(name, std3_rules=False).split(".")
+        return ".".join(
+            label if label.isascii() else "xn--" + label.encode("punycode").decode("ascii")
+            for label in labels
+        )
 
 
 def record_name(domain: str) -> str:

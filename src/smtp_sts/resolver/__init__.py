@@ -36,7 +36,7 @@ from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.resolver.overrides import Rules
 from smtp_sts.resolver.precedence import Known, known, weigh
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
-from smtp_sts.store import Stored, StoreError
+from smtp_sts.store import FUTURE_SECONDS, Stored, StoreError
 
 #: Domains whose state is kept in memory; the least recently asked for go first.
 STATES_LIMIT: Final = 50_000
@@ -54,8 +54,6 @@ TOUCH_SECONDS: Final = 6 * 3600.0
 #: answer waits for it, and where a policy is at hand.
 CLAIM_PATIENCE: Final = 2.0
 REFRESH_PATIENCE: Final = 20.0
-#: A fetch that lies further in the future was written with a wrong clock (seconds).
-FUTURE_SECONDS: Final = 60.0
 #: Failed refreshes back off from `retry_interval` by doubling, so many times at most.
 BACKOFF_DOUBLINGS: Final = 4
 #: A verdict on DANE is kept for the life of its records, within these bounds (seconds): that a
@@ -128,6 +126,7 @@ class Resolver:
         self._clock = clock
         self._states: OrderedDict[str, _State] = OrderedDict()
         self._weight = 0
+        keeper.on_replaced = self._keep_again
         self._places = asyncio.Semaphore(settings.max_lookups)
         self._running: set[asyncio.Task[Decision]] = set()
         self._looks: set[asyncio.Task[None]] = set()
@@ -169,7 +168,10 @@ class Resolver:
                 self._keeper.touch(domain, now)
                 state.stored = msgspec.structs.replace(live, used_at=now)
             if state.task is None and now >= state.next_check:
-                self._start(domain, state, refresh=False)
+                # Fetched in the future, so by a wrong clock: what it says of its life is no more
+                # than a guess. It protects (law 1), and is fetched anew.
+                wrong = live.fetched_at > now + FUTURE_SECONDS
+                self._start(domain, state, refresh=wrong)
             return self._cached(domain, state, live, now)
         if state.stored is not None:  # law 2: expired a moment ago; look again at once
             state.stored = state.policy = None
@@ -253,6 +255,34 @@ class Resolver:
         # Of a domain that was forgotten there may be replies that were made ready.
         if state is None or self._take_over(stored, state):
             self.on_change(stored.domain)
+
+    async def holds(self, domain: str) -> bool:
+        """Whether the store holds a policy in force: then its owner answers without the network."""
+        try:
+            stored = await self._keeper.get(domain)
+        except StoreError:
+            return False
+        return stored is not None and self._clock() < stored.expires_at
+
+    def clock_set(self, seconds: float) -> None:
+        """The clock was set forward or, below 0, back: what waits for a time waits as long as
+        before. Policies keep their times: nothing weakens or prolongs one (laws 1 and 2)."""
+        for state in self._states.values():
+            state.next_check += seconds
+            state.retry_at += seconds
+            if state.dane is not None:
+                state.dane = msgspec.structs.replace(state.dane, until=state.dane.until + seconds)
+            # What seemed to be expired may be in force, by the right time.
+            state.unread = state.unread or (seconds < 0 and state.stored is None)
+
+    def _keep_again(self) -> None:
+        """The store has lost what it had: what is in memory shall outlive a restart again."""
+        now = self._clock()
+        for state in self._states.values():
+            live = _live(state, now)
+            if live is not None and state.policy is not None:
+                body = state.policy.render().decode()
+                self._keeper.keep_again([msgspec.structs.replace(live, body=body)])
 
     @property
     def states(self) -> int:

@@ -4,7 +4,7 @@ Promises: reads and writes that come together make one transaction each; a write
 refuses is kept in memory, read from there, tried again, logged once, and counted (law 7); a read
 that the store refuses is told apart from "nothing kept" (law 1), and is the only trouble that is
 raised: without a store the daemon goes on from memory (law 4). A store that could only be read is
-opened anew until it can be written.
+opened anew until it can be written, and one whose file was deleted or replaced at once.
 
 Of a store that machines share, besides: nobody waits longer than `PATIENCE` for it, and nobody at
 all while it is known to be away; it is looked for behind the answers, and what it missed is written
@@ -20,14 +20,24 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from smtp_sts.store import Store, Stored, StoreError, is_shared, open_store
+from smtp_sts.store import (
+    FUTURE_SECONDS,
+    Store,
+    Stored,
+    StoreError,
+    is_shared,
+    open_store,
+    repair,
+)
 
 RETRY_SECONDS: Final = 30.0
+#: It is seen so soon that the file of a store was deleted or replaced (seconds).
+LOOK_SECONDS: Final = 10.0
 #: A shared store that is away is looked for this often (seconds).
 REOPEN_SECONDS: Final = 5.0
 #: Nothing that a shared store does is waited for longer (seconds).
@@ -59,6 +69,10 @@ class Keeper:
         self._written: asyncio.Future[None] | None = None
         self._trouble = ""
         self._next_try = 0.0
+        self._next_look = 0.0
+        self._replaced = False
+        #: called when the store is another file than before: what lasted lasts no more
+        self.on_replaced: Callable[[], None] = lambda: None
         self._reading = asyncio.Event()
         #: whether daemons on other machines use this store too
         self.shared = is_shared(url)
@@ -110,6 +124,12 @@ class Keeper:
             self._written = asyncio.get_running_loop().create_future()
         self._wake.set()
         await asyncio.shield(self._written)
+
+    def keep_again(self, policies: Iterable[Stored]) -> None:
+        """Keep policies that a store before this one had, with the next batch."""
+        for stored in policies:
+            self._writes.setdefault(stored.domain, stored)
+        self._wake.set()
 
     async def purge(self, domain: str, before: float) -> bool:
         """Forget the policy of a domain that was fetched at a time or before.
@@ -206,9 +226,11 @@ class Keeper:
         self._thread.shutdown(wait=not self._overdue)
 
     def _unless_purged(self, stored: Stored | None) -> Stored | None:
-        if stored is None or stored.fetched_at <= self._purged.get(stored.domain, 0.0):
-            return None
-        return stored
+        before = self._purged.get(stored.domain) if stored is not None else None
+        if stored is None or before is None:
+            return stored
+        later = before < stored.fetched_at <= time.time() + FUTURE_SECONDS
+        return stored if later else None
 
     async def _read(self) -> None:
         while True:
@@ -317,6 +339,10 @@ class Keeper:
                 _log.error("%s; going on from memory", error)
             return otherwise
         self._trouble = ""
+        if self._replaced:
+            self._replaced = False
+            self._count("store-replaced")
+            self.on_replaced()
         if self._away:
             self._away = False
             _log.warning("the store is back; %d policies wait for it", len(self._unsaved))
@@ -331,6 +357,8 @@ class Keeper:
             with contextlib.suppress(StoreError):  # then what can be read is still at hand
                 before, self._store = self._store, open_store(self._url)
                 before.close()
+        elif not self.shared and time.monotonic() >= self._next_look:
+            self._look_for_the_file(self._store)
         try:
             return work(self._store)
         except StoreError as error:
@@ -341,6 +369,19 @@ class Keeper:
             self._store = None
             self._store = open_store(self._url)
             return work(self._store)
+
+    def _look_for_the_file(self, store: Store) -> None:
+        """Open the store anew where its file was deleted or replaced. Raises StoreError."""
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        if not store.moved():
+            return
+        _log.error("store %s was deleted or replaced: opened anew", store.place)
+        self._store = None
+        store.close()
+        if told := repair(self._url):  # what was put there may not go with its log
+            _log.error("%s", told)
+        self._store = open_store(self._url)
+        self._replaced = True
 
 
 def _kept(store: Store, domains: list[str]) -> dict[str, Stored]:

@@ -38,6 +38,8 @@ from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
 SCHEMA_VERSION: Final = 1
+#: A fetch that lies further in the future was written with a wrong clock (seconds).
+FUTURE_SECONDS: Final = 60.0
 #: What SQLite says of a file that it cannot write, but may be able to read.
 _UNWRITABLE: Final = ("readonly", "unable to open", "disk I/O", "full")
 
@@ -87,6 +89,15 @@ def _path_of(url: str) -> Path:
     return Path(url.removeprefix("sqlite:///"))
 
 
+def _mark(path: Path) -> tuple[int, int] | None:
+    """Which file that is, whatever stands in it."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _engine(path: Path, *, mode: str = "rwc") -> Engine:
     def connect() -> sqlite3.Connection:
         uri = f"{path.absolute().as_uri()}?mode={mode}"
@@ -113,11 +124,16 @@ class Store:
         self.path = path
         #: what another process writes is not seen: to be opened anew now and then
         self.read_only = read_only
+        self._mark = _mark(path)
 
     @property
     def place(self) -> str:
         """Where the policies are, for people."""
         return str(self.path)
+
+    def moved(self) -> bool:
+        """Whether another file, or none, is by now where this one was: what is written is lost."""
+        return _mark(self.path) != self._mark
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[Connection]:
@@ -148,8 +164,10 @@ class Store:
         statement = statement.on_conflict_do_update(
             index_elements=["domain"],
             set_={c.name: statement.excluded[c.name] for c in _policies.c if c.name != "domain"},
-            # Two writers: the later fetch wins, whichever comes first.
-            where=_policies.c.fetched_at <= statement.excluded.fetched_at,
+            # Two writers: the later fetch wins, whichever comes first. One from the future is a
+            # wrong clock's, and must not keep later ones out.
+            where=(_policies.c.fetched_at <= statement.excluded.fetched_at)
+            | (_policies.c.fetched_at > time.time() + FUTURE_SECONDS),
         )
         with self._begin() as connection:
             connection.execute(statement, [msgspec.structs.asdict(p) for p in policies])
@@ -197,13 +215,15 @@ class Store:
     def delete(self, domains: dict[str, float]) -> None:
         """Forget the policies of domains that were fetched at a time or before. Raises StoreError.
 
-        What was fetched later is another policy, and stays.
+        What was fetched later is another policy, and stays, unless by a wrong clock.
         """
+        future = time.time() + FUTURE_SECONDS
         with self._begin() as connection:
             for domain, before in domains.items():
                 connection.execute(
                     delete(_policies).where(
-                        (_policies.c.domain == domain) & (_policies.c.fetched_at <= before)
+                        (_policies.c.domain == domain)
+                        & ((_policies.c.fetched_at <= before) | (_policies.c.fetched_at > future))
                     )
                 )
 

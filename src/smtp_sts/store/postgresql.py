@@ -26,7 +26,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, MetaData, TextClause, create_engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from smtp_sts.store import Store, Stored, StoreError
+from smtp_sts.store import FUTURE_SECONDS, Store, Stored, StoreError
 
 try:
     import psycopg
@@ -48,8 +48,6 @@ LEASE_SECONDS: Final = 60.0
 #: Clocks that are no further apart are the same clock (seconds), and how often that is measured.
 SAME_TIME: Final = 1.0
 MEASURE_SECONDS: Final = 60.0
-#: A fetch that lies so far in the future was written with a wrong clock (seconds).
-FUTURE_SECONDS: Final = 60.0
 #: Policies that are written in one transaction.
 BATCH: Final = 500
 #: For the one who makes the tables, among all users of the database.
