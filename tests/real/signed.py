@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import dns.dnssec
 import dns.zone
-from cryptography.hazmat.primitives.asymmetric import ec
-from dns.dnssectypes import Algorithm
 
 from smtp_sts.lab.machine import directory, listening, namespace, process
+from smtp_sts.lab.signed import ZoneKey, nsd_config, unbound_config, unbound_program
 
 NAME_SERVER: Final = "127.0.0.53"
 #: An address at which nobody listens.
@@ -40,23 +37,9 @@ LAME: Final = ("lame.example",)
 LAME_UNSIGNED: Final = ("lame-unsigned.example",)
 
 
-class _Key:
-    def __init__(self) -> None:
-        self.private = ec.generate_private_key(ec.SECP256R1())
-        self.public = dns.dnssec.make_dnskey(
-            self.private.public_key(), Algorithm.ECDSAP256SHA256, flags=257
-        )
-
-    def ds(self, zone: str) -> str:
-        return str(dns.dnssec.make_ds(f"{zone}.", self.public, "SHA256"))
-
-    def sign(self, zone: dns.zone.Zone) -> None:
-        dns.dnssec.sign_zone(zone, keys=[(self.private, self.public)], lifetime=_DAY)
-
-
 def _write_zones(home: Path, records: dict[str, str]) -> str:
     """Zone files from zone -> records without SOA and NS; the root's DS, the trust anchor."""
-    keys = {name: _Key() for name in ("", "example", *SIGNED, *FORGED, *STRIPPED, *LAME)}
+    keys = {name: ZoneKey() for name in ("", "example", *SIGNED, *FORGED, *STRIPPED, *LAME)}
     texts = {
         "": _ROOT + f"example. 300 DS {keys['example'].ds('example')}\n",
         **records,
@@ -70,7 +53,7 @@ def _write_zones(home: Path, records: dict[str, str]) -> str:
     for name, text in texts.items():
         zone = dns.zone.from_text(_HEAD + text, f"{name}.", relativize=False)
         if name in FORGED:
-            _Key().sign(zone)
+            ZoneKey().sign(zone)
         elif name in keys and name not in STRIPPED:
             keys[name].sign(zone)
         zone.to_file(str(home / f"{name or 'root'}.zone"), relativize=False)
@@ -78,45 +61,9 @@ def _write_zones(home: Path, records: dict[str, str]) -> str:
 
 
 def _write_servers(home: Path, zones: list[str], anchor: str) -> None:
-    (home / "nsd.conf").write_text(
-        textwrap.dedent(f"""\
-        server:
-          ip-address: {NAME_SERVER}
-          username: ""
-          chroot: ""
-          zonesdir: "{home}"
-          database: ""
-          pidfile: "{home}/nsd.pid"
-          xfrdfile: "{home}/xfrd.state"
-          zonelistfile: "{home}/zone.list"
-          xfrdir: "{home}"
-        remote-control:
-          control-enable: no
-        """)
-        + "".join(
-            f'zone:\n  name: "{zone}."\n  zonefile: "{zone or "root"}.zone"\n' for zone in zones
-        )
-    )
-    (home / "unbound.conf").write_text(
-        textwrap.dedent(f"""\
-        server:
-          interface: 127.0.0.1
-          username: ""
-          chroot: ""
-          directory: "{home}"
-          pidfile: "{home}/unbound.pid"
-          use-syslog: no
-          do-not-query-localhost: no
-          trust-anchor: ". DS {anchor}"
-          trust-anchor-signaling: no
-          qname-minimisation: no
-        remote-control:
-          control-enable: no
-        stub-zone:
-          name: "."
-          stub-addr: {NAME_SERVER}
-        """)
-    )
+    files = {f"{zone}.": f"{zone or 'root'}.zone" for zone in zones}
+    (home / "nsd.conf").write_text(nsd_config(home, NAME_SERVER, files))
+    (home / "unbound.conf").write_text(unbound_config(home, NAME_SERVER, f". DS {anchor}"))
 
 
 @contextlib.contextmanager
@@ -130,8 +77,7 @@ def signed_dns(records: dict[str, str]) -> Iterator[str]:
         nsd = stack.enter_context(
             process(space, ["nsd", "-d", "-c", home / "nsd.conf"], home / "nsd.log")
         )
-        # A copy of the program: AppArmor's profile of the packaged one forbids other directories.
-        unbound = shutil.copy(shutil.which("unbound") or "/usr/sbin/unbound", home / "resolver")
+        unbound = unbound_program(home)
         resolver = stack.enter_context(
             process(space, [unbound, "-d", "-c", home / "unbound.conf"], home / "unbound.log")
         )

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .exim import SUITES, Exim, world
+from smtp_sts.lab.mtas.exim import SUITES
+
+from .exim import Exim, world
 from .world import SIGNED, SITES
 
 pytestmark = pytest.mark.real
@@ -25,7 +27,7 @@ def exim(request: pytest.FixtureRequest, roots: Callable[[str], dict[str, Path]]
 def taken(exim: Exim, recipient: str) -> bool:
     """Whether the MX host of the recipient's domain has taken the recipient's message."""
     host = SITES[recipient.partition("@")[2]].mx
-    return any(recipient in event["recipients"] for event in exim.seen(host, "DATA"))
+    return any(recipient in event["recipients"] for event in exim.events_at(host, "DATA"))
 
 
 def test_the_version_is_the_one_meant(exim: Exim) -> None:
@@ -59,9 +61,9 @@ def test_mallory_at_the_address_of_the_mx_host_gets_nothing(
     mallory = SITES[domain].mx
     assert outcome.status == "deferred", outcome.line
     assert reason in outcome.line
-    assert exim.seen(mallory, "EHLO"), "the attack did not take place"
-    assert not exim.seen(mallory, "MAIL")
-    assert not exim.seen(mallory, "DATA")
+    assert exim.events_at(mallory, "EHLO"), "the attack did not take place"
+    assert not exim.events_at(mallory, "MAIL")
+    assert not exim.events_at(mallory, "DATA")
 
 
 @pytest.mark.parametrize("domain", ["outside.example", "deep.example"])
@@ -69,7 +71,7 @@ def test_an_mx_host_outside_the_policy_is_not_even_connected_to(exim: Exim, doma
     outcome = exim.attempt(domain)
     assert outcome.status == "deferred", outcome.line
     assert "all MXs point to missing A records, and defer requested" in outcome.line
-    assert not exim.seen(SITES[domain].mx)
+    assert not exim.events_at(SITES[domain].mx)
 
 
 def test_a_forged_mx_host_before_the_true_one_is_passed_over(exim: Exim) -> None:
@@ -78,7 +80,7 @@ def test_a_forged_mx_host_before_the_true_one_is_passed_over(exim: Exim) -> None
     assert outcome.status == "sent", outcome.line
     assert " H=mx.forged.example " in outcome.line
     assert taken(exim, recipient)
-    assert not exim.seen("mx.mallory.example")
+    assert not exim.events_at("mx.mallory.example")
 
 
 def test_a_message_that_waits_does_not_leave_by_a_connection_for_another_domain(
@@ -91,7 +93,7 @@ def test_a_message_that_waits_does_not_leave_by_a_connection_for_another_domain(
     assert exim.outcome(lure).status == "sent"
     exim.in_root("exim4", "-qff")
     assert exim.outcome(waiting).status == "deferred"
-    seen = exim.seen("mx.lure.example", "DATA")
+    seen = exim.events_at("mx.lure.example", "DATA")
     assert [event["recipients"] for event in seen] == [[lure]]
 
 

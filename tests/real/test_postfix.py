@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .postfix import INET, QUEUE, SUITES, Postfix, world
+from smtp_sts.lab.mtas.postfix import QUEUE, SUITES
+
+from .postfix import INET, Postfix, world
 from .world import SIGNED, SITES
 
 pytestmark = pytest.mark.real
@@ -28,7 +30,7 @@ def postfix(
 def taken(postfix: Postfix, recipient: str) -> bool:
     """Whether the MX host of the recipient's domain has taken the recipient's message."""
     host = SITES[recipient.partition("@")[2]].mx
-    return any(recipient in event["recipients"] for event in postfix.seen(host, "DATA"))
+    return any(recipient in event["recipients"] for event in postfix.events_at(host, "DATA"))
 
 
 def test_the_version_is_the_one_meant(postfix: Postfix) -> None:
@@ -55,9 +57,9 @@ def test_mallory_at_the_address_of_the_mx_host_gets_nothing(postfix: Postfix, do
     mallory = SITES[domain].mx
     assert outcome.status == "deferred", outcome.line
     assert outcome.dsn.startswith("4.7."), outcome.line
-    assert postfix.seen(mallory, "EHLO"), "the attack did not take place"
-    assert not postfix.seen(mallory, "MAIL")
-    assert not postfix.seen(mallory, "DATA")
+    assert postfix.events_at(mallory, "EHLO"), "the attack did not take place"
+    assert not postfix.events_at(mallory, "MAIL")
+    assert not postfix.events_at(mallory, "DATA")
 
 
 def test_an_mx_host_outside_the_policy_gets_nothing(postfix: Postfix) -> None:
@@ -70,9 +72,9 @@ def test_an_mx_host_outside_the_policy_gets_nothing(postfix: Postfix) -> None:
         assert outcome.dsn == "4.3.0", outcome.line
         struck_off = "MX name 'mx.mallory.example' does not match STS MX pattern"
         assert any(struck_off in line for line in postfix.maillog())
-        assert not postfix.seen("mx.mallory.example")
-    assert not postfix.seen("mx.mallory.example", "MAIL")
-    assert not postfix.seen("mx.mallory.example", "DATA")
+        assert not postfix.events_at("mx.mallory.example")
+    assert not postfix.events_at("mx.mallory.example", "MAIL")
+    assert not postfix.events_at("mx.mallory.example", "DATA")
 
 
 def test_a_forged_mx_host_before_the_true_one_is_passed_over(postfix: Postfix) -> None:
@@ -81,7 +83,7 @@ def test_a_forged_mx_host_before_the_true_one_is_passed_over(postfix: Postfix) -
     assert outcome.status == "sent", outcome.line
     assert ": Verified TLS connection established to mx.forged.example[" in outcome.tls
     assert taken(postfix, recipient)
-    assert not postfix.seen("mx.mallory.example", "MAIL")
+    assert not postfix.events_at("mx.mallory.example", "MAIL")
 
 
 def test_a_wildcard_covers_one_label_where_postfix_can_tell(postfix: Postfix) -> None:
@@ -90,7 +92,7 @@ def test_a_wildcard_covers_one_label_where_postfix_can_tell(postfix: Postfix) ->
         assert outcome.status == "sent", outcome.line
     else:  # RFC 8461 section 4.1: the wildcard stands for exactly one label
         assert outcome.status == "deferred", outcome.line
-        assert not postfix.seen("mx.a.deep.example", "MAIL")
+        assert not postfix.events_at("mx.a.deep.example", "MAIL")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_law_1_a_blocked_policy_host_and_a_killed_daemon_weaken_nothing(postfix:
         outcome = postfix.outcome(postfix.send("blocked.example"))
     assert outcome.status == "deferred", outcome.line
     assert outcome.dsn == "4.7.4", outcome.line
-    assert not postfix.seen("mx.blocked.example", "MAIL")
+    assert not postfix.events_at("mx.blocked.example", "MAIL")
 
 
 def test_law_3_dane_goes_before_a_policy(postfix: Postfix) -> None:
@@ -143,7 +145,7 @@ def test_law_3_dane_goes_before_a_policy(postfix: Postfix) -> None:
     assert good.status == "sent", good.line
     assert ": Verified TLS connection established to " in good.tls
     assert (broken.status, broken.dsn) == ("deferred", "4.7.5"), broken.line
-    assert not postfix.seen(SITES[domains[1]].mx, "MAIL")
+    assert not postfix.events_at(SITES[domains[1]].mx, "MAIL")
 
 
 @pytest.mark.parametrize("kind", ["inet", "unix"])

@@ -14,12 +14,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from smtp_sts.lab.mtas.postfix import QUEUE, SUITES
 from smtp_sts.reporting.lines import Clock, Lines
 from smtp_sts.reporting.outcome import Outcome, Trouble
 from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.reporting.receive import Receiver, bind
 
-from .postfix import QUEUE, SUITES, Postfix, world
+from .postfix import Postfix, world
 from .world import SITES
 
 pytestmark = pytest.mark.real

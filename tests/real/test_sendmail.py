@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from .page import block
-from .sendmail import PAGE, SUITES, WAIT_LINES, Sendmail, world
+from smtp_sts.lab.mtas.page import block
+from smtp_sts.lab.mtas.sendmail import PAGE, SUITES, WAIT_LINES
+
+from .sendmail import Sendmail, world
 from .world import SIGNED, SITES
 
 pytestmark = pytest.mark.real
@@ -25,7 +27,7 @@ def sendmail(
 def taken(sendmail: Sendmail, recipient: str) -> bool:
     """Whether the MX host of the recipient's domain has taken the recipient's message."""
     host = SITES[recipient.partition("@")[2]].mx
-    return any(recipient in event["recipients"] for event in sendmail.seen(host, "DATA"))
+    return any(recipient in event["recipients"] for event in sendmail.events_at(host, "DATA"))
 
 
 def lookup(sendmail: Sendmail, domain: str) -> str:
@@ -67,9 +69,9 @@ def test_mallory_at_the_address_of_the_mx_host_gets_nothing(
     mallory = SITES[domain].mx
     assert outcome.status == "Deferred", outcome.line
     assert reason in outcome.line
-    assert sendmail.seen(mallory, "EHLO"), "the attack did not take place"
-    assert not sendmail.seen(mallory, "MAIL")
-    assert not sendmail.seen(mallory, "DATA")
+    assert sendmail.events_at(mallory, "EHLO"), "the attack did not take place"
+    assert not sendmail.events_at(mallory, "MAIL")
+    assert not sendmail.events_at(mallory, "DATA")
 
 
 @pytest.mark.parametrize(
@@ -87,8 +89,8 @@ def test_an_mx_host_by_a_name_that_is_not_allowed_gets_no_message(
     outcome = sendmail.outcome(recipient)
     assert outcome.status == "Deferred", outcome.line
     assert any(f"{recipient}... {reason}" in line for line in sendmail.log)
-    assert sendmail.seen(SITES[domain].mx, "EHLO"), "the attack did not take place"
-    assert not sendmail.seen(SITES[domain].mx, "DATA")
+    assert sendmail.events_at(SITES[domain].mx, "EHLO"), "the attack did not take place"
+    assert not sendmail.events_at(SITES[domain].mx, "DATA")
 
 
 def test_a_forged_mx_host_before_the_true_one_is_passed_over(sendmail: Sendmail) -> None:
@@ -97,7 +99,7 @@ def test_a_forged_mx_host_before_the_true_one_is_passed_over(sendmail: Sendmail)
     assert outcome.status == "Sent", outcome.line
     assert "relay=mx.forged.example. [" in outcome.line
     assert taken(sendmail, recipient)
-    assert not sendmail.seen("mx.mallory.example", "DATA")
+    assert not sendmail.events_at("mx.mallory.example", "DATA")
 
 
 def test_a_domain_that_breaks_its_policy_delays_no_other_mail_to_that_host(
@@ -151,7 +153,7 @@ def test_dane_wins_where_sendmail_has_it(sendmail: Sendmail) -> None:
     assert "verify=TRUSTED" in good.tls
     assert "verify=DANE_FAIL" in wrong.tls
     assert any("reject=403 4.7.0 authentication failure" in x for x in sendmail.log)
-    assert not sendmail.seen(f"mx.broken-dane.{SIGNED}", "DATA")
+    assert not sendmail.events_at(f"mx.broken-dane.{SIGNED}", "DATA")
 
 
 def test_the_test_mode_shows_the_reply(sendmail: Sendmail) -> None:

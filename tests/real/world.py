@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import shutil
 import socket
 import sys
 import textwrap
@@ -23,12 +22,12 @@ from typing import Any, Final
 import dns.dnssec
 import dns.zone
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from dns.dnssectypes import Algorithm
 
 from smtp_sts.lab.authority import Authority, Variant
 from smtp_sts.lab.machine import Process, listening, namespace, process, run
+from smtp_sts.lab.mtas.base import Root
+from smtp_sts.lab.signed import ZoneKey, nsd_config, unbound_config, unbound_program
 
 _VARIANTS: Final[dict[str, Variant]] = {
     "wrong-name": "other-name",
@@ -106,25 +105,20 @@ SITES: Final = {
 }
 
 
-class World:
+class World(Root):
     """A world; `surroundings()` makes it run, and an MTA's module adds its part to it."""
 
     def __init__(self, home: Path, root: Path, name: str) -> None:
         """Take the names; nothing runs yet. `root` is the MTA's root file system."""
         self.home = home
-        self.root = root
         self.alice, self.internet = f"{name}a", f"{name}i"
+        Root.__init__(self, root, "ip", "netns", "exec", self.alice)
         self.ca_file = home / "ca.pem"
         self.events = home / "events.jsonl"
         self.unix_socket = root / "run/smtp-sts/socketmap"
         self._daemon: Process | None = None
 
-    def in_root(self, *command: str, check: bool = True, text: str = "") -> str:
-        """Run a command inside alice's root file system and namespace."""
-        inside = ("ip", "netns", "exec", self.alice, "chroot", str(self.root))
-        return run(*inside, *command, check=check, text=text)
-
-    def seen(self, host: str, event: str = "") -> list[dict[str, Any]]:
+    def events_at(self, host: str, event: str = "") -> list[dict[str, Any]]:
         """The events of the receiver `host`: EHLO, MAIL (a message begun), DATA (taken)."""
         if not self.events.exists():
             return []
@@ -216,7 +210,7 @@ def _tlsa(certificate: Path) -> str:
 
 
 def _zones(certificates: dict[str, Path | None]) -> tuple[dict[str, str], str]:
-    """The whole of DNS as a root zone that is not signed and one that is; the DS of that one."""
+    """All of DNS: a root zone that is not signed and a zone that is; the trust anchor."""
     head = "{0} 60 SOA ns.example. hostmaster.example. 1 3600 600 86400 60\n{0} 60 NS ns.example.\n"
     below: list[str] = []
     above = [f"ns.example. 60 A {NAME_SERVER}", f"{SIGNED}. 60 NS ns.example."]
@@ -230,11 +224,10 @@ def _zones(certificates: dict[str, Path | None]) -> tuple[dict[str, str], str]:
     signed = dns.zone.from_text(
         head.format(f"{SIGNED}.") + "\n".join(below), f"{SIGNED}.", relativize=False
     )
-    key = ec.generate_private_key(ec.SECP256R1())
-    public = dns.dnssec.make_dnskey(key.public_key(), Algorithm.ECDSAP256SHA256, flags=257)
-    dns.dnssec.sign_zone(signed, keys=[(key, public)], lifetime=86400)
+    key = ZoneKey()
+    key.sign(signed)
     zones = {".": head.format(".") + "\n".join(above) + "\n", f"{SIGNED}.": signed.to_text()}
-    return zones, str(dns.dnssec.make_ds(f"{SIGNED}.", public, "SHA256"))
+    return zones, f"{SIGNED}. DS {key.ds(SIGNED)}"
 
 
 def _certificate(authority: Authority, site: Site) -> Path | None:
@@ -266,41 +259,9 @@ def _write_name_servers(home: Path, certificates: dict[str, Path | None]) -> Non
     zones, anchor = _zones(certificates)
     for name, text in zones.items():
         (home / f"{name}zone").write_text(text)
-    (home / "nsd.conf").write_text(
-        textwrap.dedent(f"""\
-        server:
-          ip-address: {NAME_SERVER}
-          username: ""
-          chroot: ""
-          zonesdir: "{home}"
-          database: ""
-          pidfile: "{home}/nsd.pid"
-          xfrdfile: "{home}/xfrd.state"
-          zonelistfile: "{home}/zone.list"
-          xfrdir: "{home}"
-        remote-control:
-          control-enable: no
-        """)
-        + "".join(f'zone:\n  name: "{name}"\n  zonefile: "{name}zone"\n' for name in zones)
-    )
-    (home / "unbound.conf").write_text(
-        textwrap.dedent(f"""\
-        server:
-          interface: 127.0.0.1
-          username: ""
-          chroot: ""
-          directory: "{home}"
-          pidfile: "{home}/unbound.pid"
-          use-syslog: no
-          trust-anchor: "{SIGNED}. DS {anchor}"
-          trust-anchor-signaling: no
-        remote-control:
-          control-enable: no
-        stub-zone:
-          name: "."
-          stub-addr: {NAME_SERVER}
-        """)
-    )
+    files = {name: f"{name}zone" for name in zones}
+    (home / "nsd.conf").write_text(nsd_config(home, NAME_SERVER, files))
+    (home / "unbound.conf").write_text(unbound_config(home, NAME_SERVER, anchor))
 
 
 def _write_daemon(made: World, ca_file: Path) -> None:
@@ -326,17 +287,6 @@ def _write_daemon(made: World, ca_file: Path) -> None:
     )
 
 
-def _write_root(made: World) -> None:
-    """What the MTA sees of the world: its resolver, its name, the CA that all believe."""
-    etc = made.root / "etc"
-    (etc / "resolv.conf").unlink(missing_ok=True)
-    (etc / "resolv.conf").write_text("nameserver 127.0.0.1\noptions trust-ad\n")
-    (etc / "hosts").write_text("127.0.0.1 alice.example localhost\n")
-    shutil.copy(made.ca_file, etc / "ssl/certs/test-ca.pem")
-    with (etc / "ssl/certs/ca-certificates.crt").open("a") as system:
-        system.write(made.ca_file.read_text())
-
-
 @contextlib.contextmanager
 def surroundings(made: World) -> Iterator[None]:
     """Run everything of a world but its MTA; RuntimeError where a part fails."""
@@ -349,15 +299,14 @@ def surroundings(made: World) -> Iterator[None]:
         certificates = {site.mx: _certificate(authority, site) for site in SITES.values()}
         _write_name_servers(home, certificates)
         _write_daemon(made, authority.ca_file)
-        _write_root(made)
+        made.furnish(made.ca_file)
         description = _description(authority, certificates, made.events)
         (home / "internet.json").write_text(json.dumps(description))
 
         nsd = stack.enter_context(
             process(internet, ["nsd", "-d", "-c", home / "nsd.conf"], home / "nsd.log")
         )
-        # A copy of the program: AppArmor's profile of the packaged one forbids other directories.
-        unbound = shutil.copy(shutil.which("unbound") or "/usr/sbin/unbound", home / "resolver")
+        unbound = unbound_program(home)
         resolver = stack.enter_context(
             process(alice, [unbound, "-d", "-c", home / "unbound.conf"], home / "unbound.log")
         )

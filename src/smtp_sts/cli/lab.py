@@ -253,6 +253,7 @@ def _run(work: Callable[[], Awaitable[Any]], stop_with_input: bool = False) -> A
     import signal
 
     from smtp_sts.lab.apart import ApartError
+    from smtp_sts.lab.scenarios import ScenarioError
     from smtp_sts.lab.subject import SubjectError
 
     # The receivers log every handshake that alice breaks off; what matters is in the results.
@@ -273,7 +274,7 @@ def _run(work: Callable[[], Awaitable[Any]], stop_with_input: bool = False) -> A
 
     try:
         return asyncio.run(whole())
-    except (SubjectError, ApartError, OSError) as error:
+    except (SubjectError, ApartError, ScenarioError, OSError) as error:
         click.echo(f"The lab could not be played: {error}", err=True)
         raise SystemExit(3) from None
     except (KeyboardInterrupt, asyncio.CancelledError):

@@ -7,8 +7,12 @@ of mallory's), and has taken effect when it returns. Must not: ask or judge the 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
+
+import dns.exception
+import dns.rrset
 
 from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.scenarios import (
@@ -19,6 +23,7 @@ from smtp_sts.lab.scenarios import (
     PolicyHost,
     Publication,
     Scenario,
+    ScenarioError,
     Step,
     Withdraws,
 )
@@ -130,6 +135,7 @@ class Stage:
             names.spoil(name, step.defect, step.type)
         else:
             records = [self.fill(record) for record in step.records]
+            _check(name, step.type, records)
             if step.type == "MX" and any(MALLORY_HOST in record for record in records):
                 (await self.world.receiver(MALLORY_HOST)).owner = "mallory"
                 await names.settle()
@@ -171,3 +177,12 @@ class Stage:
 
     def _at(self, below: str) -> str:
         return f"{below}.{self.domain}" if below else self.domain
+
+
+def _check(name: str, rrtype: str, records: Sequence[str]) -> None:
+    try:
+        if records:
+            dns.rrset.from_text_list(f"{name}.", 0, "IN", rrtype, records)
+    except dns.exception.DNSException as error:
+        told = " | ".join(records)
+        raise ScenarioError(f"{name} {rrtype} {told}: no such record can be: {error}") from None

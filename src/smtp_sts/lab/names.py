@@ -137,16 +137,16 @@ class Names:
             return None
         if query[2:] not in self._rendered:
             try:
-                self._rendered[query[2:]] = self._render(query)
+                message = dns.message.from_wire(query)
             except dns.exception.DNSException:
                 return None
+            self._rendered[query[2:]] = self._render(message)
         asked, small, whole = self._rendered[query[2:]]
         self.queries[asked] += 1
         found = small if udp else whole
         return query[:2] + found if found else None
 
-    def _render(self, query: bytes) -> tuple[tuple[str, str], bytes, bytes]:
-        message = dns.message.from_wire(query)
+    def _render(self, message: dns.message.Message) -> tuple[tuple[str, str], bytes, bytes]:
         question = message.question[0]
         name, rrtype = _key(question.name.to_text()), dns.rdatatype.to_text(question.rdtype)
         reply = dns.message.make_response(message, recursion_available=True)

@@ -149,7 +149,8 @@ async def play_in(
             raise _first(troubles) from None
         return [task.result() for task in tasks]
 
-    world.names.sign("example")
+    for zone in ("example", "bob.example"):
+        world.names.delegate(zone, signed=True)
     for scenario in scenarios:
         Stage(world, scenario.domain).delegate(scenario)
     await world.names.settle()

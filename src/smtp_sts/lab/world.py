@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +69,19 @@ class World:
     authority: Authority
     policy_hosts: PolicyHosts
 
-    def __init__(self, *, ttl: int = TTL, place: Place | None = None) -> None:
-        """Nothing runs before `async with`; `ttl` is that of every DNS answer, seconds."""
+    def __init__(
+        self,
+        *,
+        ttl: int = TTL,
+        place: Place | None = None,
+        names: Callable[[Path, int, int], Names] = lambda home, *ttls: Names(*ttls),
+    ) -> None:
+        """Nothing runs before `async with`; `ttl` is that of every DNS answer, seconds.
+
+        `names` makes the names, from a directory and the times to live.
+        """
         self._ttl = ttl
+        self._make_names = names
         self.place = place or LOOPBACK
         #: MX host name -> its receiver.
         self.receivers: dict[str, Receiver] = {}
@@ -85,9 +95,9 @@ class World:
             home = stack.enter_context(tempfile.TemporaryDirectory(prefix="sts-lab-"))
             self.home = Path(home)
             self.authority = Authority(self.home)
-            self.names = Names(self._ttl, min(self._ttl, NEGATIVE_TTL))
-            await self.names.start(port=self.place.dns_port)
+            self.names = self._make_names(self.home, self._ttl, min(self._ttl, NEGATIVE_TTL))
             stack.push_async_callback(self.names.close)
+            await self.names.start(port=self.place.dns_port)
             self.policy_hosts = PolicyHosts(self.authority, self.place.https_port)
             stack.push_async_callback(self.policy_hosts.close)
             await self.policy_hosts.start(*self.place.web)
