@@ -57,7 +57,7 @@ async def deliver(world: World, reply: str) -> Delivery:
             world.ca_file,
             ask=partial(ask, UnixAddress(str(world.socket_path)), "postfix"),
         )
-        return await sender.send("bob@bob.example", "Subject: x\r\n\r\n.dot")
+        return await sender.send("bob@bob.example", text="Subject: x\r\n\r\n.dot")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -67,16 +67,80 @@ _junit = click.option(
 )  # fmt: skip
 
 
+_inside = click.option("--inside", is_flag=True, hidden=True)
+
+
 @lab.command()
+@click.option(
+    "--real",
+    is_flag=True,
+    help="With a real mail server, unbound and NSD, in namespaces (root on Debian).",
+)
+@click.option(
+    "--mta",
+    metavar="NAME",
+    help="Which mail server, postfix-3.10 if none is named; implies --real.",
+)
+@_inside
 @_json
 @_junit
 @click.argument("names", nargs=-1)
-def play(names: tuple[str, ...], as_json: bool, junit: Path | None) -> None:
+def play(
+    names: tuple[str, ...],
+    real: bool,
+    mta: str | None,
+    inside: bool,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
     """Play scenarios, all or those with one of the NAMES or tags (`demo`: a telling dozen)."""
     from smtp_sts.lab.play import play as perform
 
     chosen = _chosen(names)
+    if real or mta:
+        _play_real(chosen, mta, inside, as_json=as_json, junit=junit)
     _perform(lambda done: perform(chosen, done=done), chosen, as_json=as_json, junit=junit)
+
+
+def _play_real(
+    chosen: Sequence[Scenario], mta: str | None, inside: bool, *, as_json: bool, junit: Path | None
+) -> NoReturn:
+    from smtp_sts.lab import machine, real
+
+    name = mta or real.DEFAULT
+    if name not in real.MTAS:
+        raise click.BadParameter(f"{name!r} is none of {', '.join(real.MTAS)}.", param_hint="--mta")
+    if inside:
+        _perform(
+            lambda done: real.run(chosen, name, done=done),
+            chosen, as_json=as_json, junit=junit, stop_with_input=True,
+        )  # fmt: skip
+    if missing := machine.missing():
+        click.echo(f"The lab could not be played: {missing}", err=True)
+        raise SystemExit(3)
+    try:
+        if not real.MTAS[name].is_there:
+            click.echo(f"Debian's {name} is fetched and unpacked into {machine.cache()}, "
+                       "once; that takes some minutes.", err=True)  # fmt: skip
+        real.MTAS[name].root_file_system()
+    except machine.CannotBuild as error:
+        click.echo(f"The lab could not be played: {error}", err=True)
+        raise SystemExit(3) from None
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        raise SystemExit(130) from None
+    _enter()
+
+
+def _enter() -> NoReturn:
+    """Run this very command in namespaces of its own."""
+    from smtp_sts.lab.apart import ApartError, inside_of
+
+    try:
+        raise SystemExit(inside_of([sys.executable, "-m", "smtp_sts", *sys.argv[1:]]))
+    except ApartError as error:
+        click.echo(f"The lab could not be played: {error}", err=True)
+        raise SystemExit(3) from None
 
 
 @lab.command()
@@ -146,7 +210,7 @@ async def _lines() -> asyncio.StreamReader:
     "--patience", metavar="SECONDS", type=click.FloatRange(min=0.5, max=600), default=8.0,
     show_default=True, help="How long it has to see a change at a domain in use.",
 )  # fmt: skip
-@click.option("--inside", is_flag=True, hidden=True)
+@_inside
 @_json
 @_junit
 @click.argument("names", nargs=-1)
@@ -166,8 +230,7 @@ def score(
     by the shell; $LAB_HOME is an empty directory for its files. Let it look at domains in use as
     often as it can, and keep what it knows on disk. $SSL_CERT_FILE names the lab's CA.
     """
-    from smtp_sts.lab.apart import ApartError
-    from smtp_sts.lab.score import inside_of, run
+    from smtp_sts.lab.score import run
     from smtp_sts.lab.subject import parse_socketmap
 
     chosen = _chosen(names)
@@ -178,11 +241,7 @@ def score(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--socketmap") from None
     if not inside:
-        try:
-            raise SystemExit(inside_of([sys.executable, "-m", "smtp_sts", *sys.argv[1:]]))
-        except ApartError as error:
-            click.echo(f"The lab could not be played: {error}", err=True)
-            raise SystemExit(3) from None
+        _enter()
     _perform(
         lambda done: run(chosen, start or "", where, patience=patience, done=done),
         chosen, as_json=as_json, junit=junit, stop_with_input=True,
@@ -206,7 +265,7 @@ def _perform(
     as_json: bool,
     junit: Path | None,
     stop_with_input: bool = False,
-) -> None:
+) -> NoReturn:
     """Play with progress on standard error where that is a terminal, print, and exit."""
     import time
 
@@ -253,6 +312,7 @@ def _run(work: Callable[[], Awaitable[Any]], stop_with_input: bool = False) -> A
     import signal
 
     from smtp_sts.lab.apart import ApartError
+    from smtp_sts.lab.machine import MachineError
     from smtp_sts.lab.scenarios import ScenarioError
     from smtp_sts.lab.subject import SubjectError
 
@@ -274,7 +334,7 @@ def _run(work: Callable[[], Awaitable[Any]], stop_with_input: bool = False) -> A
 
     try:
         return asyncio.run(whole())
-    except (SubjectError, ApartError, ScenarioError, OSError) as error:
+    except (SubjectError, ApartError, ScenarioError, MachineError, OSError) as error:
         click.echo(f"The lab could not be played: {error}", err=True)
         raise SystemExit(3) from None
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -288,7 +348,7 @@ def _verdict(result: Result) -> str:
     if result.verdict == "wrong":
         return f"WRONG ({consequences(result)}): {'; '.join(t.text for t in result.troubles)}"
     if result.verdict == "not supported":
-        return f"not supported ({', '.join(result.scenario.needs)})"
+        return f"not supported: {result.reason}"
     if result.protected == "deferred" and result.unprotected == "mallory":
         return "protected"
     return "right"

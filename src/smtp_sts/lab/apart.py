@@ -7,9 +7,14 @@ and iproute2, and root or user namespaces. Must not: change anything outside.
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Final
 
 from smtp_sts.lab.world import APART, World
@@ -44,6 +49,34 @@ def enter(command: Sequence[str]) -> list[str]:
             return [*some, *command]
         seen = done.stderr.strip()
     raise ApartError(f"no namespaces can be made here, root is needed: {seen}")
+
+
+def inside_of(command: Sequence[str]) -> int:
+    """Run this command again, inside, with `--inside`; its exit status. Raises ApartError.
+
+    The command inside has to end when its standard input does: then it ends whatever befalls us.
+    Its temporary files lie in one directory, which is gone afterwards, whatever befell it.
+    """
+    with tempfile.TemporaryDirectory(prefix="sts-") as home:
+        process = subprocess.Popen(
+            enter([*command, "--inside"]),
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for us alone
+            env={**os.environ, "TMPDIR": home},
+        )
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if process.stdin:
+                process.stdin.close()
+
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, stop) for number in numbers}
+        try:
+            return process.wait()
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            sys.stdout.flush()
 
 
 def prepare() -> None:

@@ -45,18 +45,22 @@ TOOLS: Final = {
 }
 
 
-class CannotBuild(RuntimeError):
+class MachineError(RuntimeError):
+    """A command of the machine's has failed; the message says which, and what it said."""
+
+
+class CannotBuild(MachineError):
     """A root file system is not cached and could not be made here."""
 
 
 def run(*command: str | Path, check: bool = True, timeout: float = 60.0, text: str = "") -> str:
-    """Run a command with `text` as its input; its output, or RuntimeError with what it said."""
+    """Run a command with `text` as its input; its output, or MachineError with what it said."""
     done = subprocess.run(
         command, check=False, input=text, capture_output=True, text=True, timeout=timeout
     )
     if check and done.returncode:
         words = " ".join(map(str, command))
-        raise RuntimeError(f"{words}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+        raise MachineError(f"{words}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
@@ -75,7 +79,7 @@ def missing() -> str | None:
     probe = f"sts{os.getpid()}probe"
     try:
         run("ip", "netns", "add", probe)
-    except RuntimeError as error:
+    except MachineError as error:
         return f"no network namespaces here: {error}"
     run("ip", "netns", "del", probe)
     return None
@@ -199,7 +203,7 @@ def writable(lower: Path, home: Path) -> Iterator[Path]:
         layers = f"lowerdir={lower},upperdir={upper}/changes,workdir={upper}/work"
         run("mount", "-t", "overlay", "overlay", "-o", layers, root)
         mounted.append(root)
-    except RuntimeError:
+    except MachineError:
         run("cp", "-a", "--reflink=auto", f"{lower}/.", root, timeout=300)
     try:
         yield root
@@ -243,12 +247,12 @@ class Process:
             )
 
     def ready(self, condition: Callable[[], bool], what: str, timeout: float = 15.0) -> None:
-        """Wait for `condition`; RuntimeError with the log where the process ends or is late."""
+        """Wait for `condition`; MachineError with the log where the process ends or is late."""
         deadline = time.monotonic() + timeout
         while not condition():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 said = self.log.read_text(errors="replace")[-3000:]
-                raise RuntimeError(f"{what} is not ready (exit {self._process.poll()}):\n{said}")
+                raise MachineError(f"{what} is not ready (exit {self._process.poll()}):\n{said}")
             time.sleep(0.05)
 
     def stop(self) -> None:

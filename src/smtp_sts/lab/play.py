@@ -9,9 +9,10 @@ how it came, and how often policy hosts were asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from types import MappingProxyType
+from typing import Final, Literal, Protocol
 
 from smtp_sts.config import UnixAddress
 from smtp_sts.lab.moves import Stage
@@ -21,6 +22,7 @@ from smtp_sts.lab.scenarios import (
     Consequence,
     Counts,
     Crowd,
+    Feature,
     LooksAgain,
     Outcome,
     Passes,
@@ -50,6 +52,16 @@ QUICK: Final = {"recheck_interval": 1.0, "retry_interval": 2.0, "negative_ttl": 
 PROFILE: Final = "postfix-tlsrpt"
 
 Verdict = Literal["right", "wrong", "not supported"]
+#: Gives the daemon's reply to a next hop.
+Ask = Callable[[str], Awaitable[str]]
+
+
+class Sending(Protocol):
+    """What sends alice's mail: `sender.Sender`, or a real mail server."""
+
+    async def send(self, recipient: str, *, via: str = "") -> Delivery:
+        """Deliver one message, or defer it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -75,6 +87,8 @@ class Result:
     story: list[str] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     verdict: Verdict = "right"
+    #: why it is not supported
+    reason: str = ""
 
     @property
     def right(self) -> bool:
@@ -118,16 +132,25 @@ async def play_in(
     patience: float = PATIENCE,
     watch: bool = False,
     done: Callable[[Result], None] = lambda result: None,
+    senders: Callable[[Ask | None], Sending] | None = None,
+    lacks: Mapping[Feature, str] = MappingProxyType({}),
 ) -> list[Result]:
     """Play scenarios in a world with a daemon that is not started yet.
 
     Where it is told to `watch`, a daemon that does not look again when it must has failed; of
-    others it is only noted. Raises SubjectError.
+    others it is only noted. `senders` makes what sends alice's mail, with the daemon and without;
+    what it `lacks` is not played. Raises SubjectError.
     """
+    left_out = [_left_out(scenario, lacks) for scenario in scenarios if scenario.uses & set(lacks)]
+    for result in left_out:
+        done(result)
+    every, scenarios = scenarios, [s for s in scenarios if not s.uses & set(lacks)]
     places = asyncio.Semaphore(AT_ONCE)
 
     async def one(scenario: Scenario, restarting: Restarting) -> Result:
-        player = Player(world, subject, scenario, restarting, patience=patience, watch=watch)
+        player = Player(
+            world, subject, scenario, restarting, patience=patience, watch=watch, senders=senders
+        )
         if scenario.restarts:  # they wait for each other, so each needs a place
             result = await player.play()
         else:
@@ -159,7 +182,12 @@ async def play_in(
         found += await subject.during(batch([s for s in scenarios if s.restarts]))
     for result in found:
         _support(result, subject)
-    return _in_order(found, scenarios)
+    return _in_order([*left_out, *found], every)
+
+
+def _left_out(scenario: Scenario, lacks: Mapping[Feature, str]) -> Result:
+    reason = "; ".join(lacks[name] for name in sorted(scenario.uses & set(lacks)))
+    return Result(scenario, verdict="not supported", reason=reason)
 
 
 def _in_order(found: Sequence[Result], scenarios: Sequence[Scenario]) -> list[Result]:
@@ -185,8 +213,9 @@ def _support(result: Result, subject: Subject) -> None:
     """The verdict; final once all that the daemon can do has been seen."""
     if not result.troubles:
         result.verdict = "right"
-    elif set(result.scenario.needs) - subject.features:
+    elif missing := set(result.scenario.needs) - subject.features:
         result.verdict = "not supported"
+        result.reason = f"the daemon never answers with {' or '.join(sorted(missing))}"
     else:
         result.verdict = "wrong"
 
@@ -221,6 +250,7 @@ class Player:
         *,
         patience: float,
         watch: bool,
+        senders: Callable[[Ask | None], Sending] | None = None,
     ) -> None:
         self._world, self._subject = world, subject
         self._restarting = restarting
@@ -228,9 +258,12 @@ class Player:
         self._stage = Stage(world, scenario.domain)
         self.result = Result(scenario)
         self._number = 0
-        common = (world.names.address, world.smtp_port, world.ca_file)
-        self._alice = Sender(*common, ask=self._ask)
-        self._naked = Sender(*common)
+
+        def on_loopback(ask: Ask | None) -> Sending:
+            return Sender(world.names.address, world.smtp_port, world.ca_file, ask=ask)
+
+        senders = senders or on_loopback
+        self._alice, self._naked = senders(self._ask), senders(None)
         self._crowd: list[asyncio.Task[str]] = []
 
     async def play(self) -> Result:

@@ -47,21 +47,23 @@ class Receiver:
         self.refuses = False
         self.messages: list[Message] = []
         self._authority = authority
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._open: set[_Smtp] = set()
 
-    async def start(self, port: int = 0) -> None:
-        """Listen; port 0 takes a free one. Raises OSError."""
+    async def start(self, port: int = 0, second: int = 0) -> None:
+        """Listen; port 0 takes a free one. A `second` port is one more. Raises OSError."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._session, self.address, port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        for number in (port, second) if second else (port,):
+            self._servers.append(await loop.create_server(self._session, self.address, number))
+        self.port = self._servers[0].sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         """Stop, and cut what is open."""
-        if self._server:
-            self._server.close()
-            for session in list(self._open):
-                session.abort()
+        for server in self._servers:
+            server.close()
+        for session in list(self._open):
+            session.abort()
+        if self._servers:
             await asyncio.sleep(0)  # not wait_closed: that may wait for a peer
 
     def _session(self) -> SMTP:
@@ -112,6 +114,8 @@ class _Smtp(SMTP):
             hostname=receiver.host,
             ident="ESMTP lab",
             tls_context=context,
+            # No AUTH: Sendmail would add AUTH= to MAIL, which aiosmtpd offers and then refuses.
+            auth_exclude_mechanism=["LOGIN", "PLAIN"],
             loop=asyncio.get_running_loop(),
         )
         self._sessions = sessions

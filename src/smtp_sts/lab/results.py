@@ -43,6 +43,7 @@ def _row(result: Result) -> dict[str, Any]:
         "pitfalls": scenario.pitfalls,
         "tags": scenario.tags,
         "verdict": result.verdict,
+        "reason": result.reason,
         "right": result.right,
         "with": result.protected,
         "without": result.unprotected,
@@ -72,7 +73,7 @@ def junit(results: Sequence[Result], seconds: float) -> bytes:
             failure = ET.SubElement(case, "failure", message=consequences(result))
             failure.text = _xml(text)
         elif result.verdict == "not supported":
-            ET.SubElement(case, "skipped", message=f"needs {', '.join(result.scenario.needs)}")
+            ET.SubElement(case, "skipped", message=result.reason)
         ET.SubElement(case, "system-out").text = _xml("\n".join(result.story))
     whole = ET.Element("testsuites")
     whole.append(suite)

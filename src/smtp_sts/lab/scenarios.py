@@ -35,8 +35,9 @@ Answer = Literal["open", "secure", "dane", "wait"]
 #: asked more than they must be; `exposure`: a stranger reaches into alice's own network.
 Consequence = Literal["bypass", "lost mail", "delay", "missing report", "load", "exposure"]
 
-#: What a daemon may do without: a scenario that needs it is then not supported, not wrong.
-Feature = Literal["dane", "tlsrpt"]
+#: What a daemon or a mail server may do without: a scenario that needs it is then not supported,
+#: not wrong.
+Feature = Literal["dane", "tlsrpt", "relay"]
 
 #: The longest a daemon's answer may take (law 6), seconds.
 ANSWER_LIMIT: Final = 5.0
@@ -250,6 +251,12 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     needs: list[Feature] = []
     #: played by a daemon that may not connect to private addresses
     public_only: bool = False
+
+    @property
+    def uses(self) -> set[Feature]:
+        """What daemon and mail server have to know for it."""
+        relay = any(isinstance(step, Sends) and step.via for step in self.steps)
+        return {*self.needs, "relay"} if relay else set(self.needs)
 
     @property
     def restarts(self) -> bool:

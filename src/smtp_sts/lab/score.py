@@ -7,11 +7,7 @@ Must not: favour this daemon: it is scored by the same way.
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from types import FrameType
 
 from smtp_sts.config import Address, UnixAddress
 from smtp_sts.lab import apart
@@ -47,27 +43,3 @@ async def run(
         log = world.home / "daemon.log"
         subject = Subject(words, address, map_name, log, environment)
         return await play_in(world, subject, scenarios, patience=patience, done=done)
-
-
-def inside_of(command: Sequence[str]) -> int:
-    """Run this command again, inside, with `--inside`; its exit status. Raises ApartError.
-
-    The command inside has to end when its standard input does: then it ends whatever befalls us.
-    """
-    process = subprocess.Popen(
-        apart.enter([*command, "--inside"]),
-        stdin=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for us alone
-    )
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        if process.stdin:
-            process.stdin.close()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        sys.stdout.flush()

@@ -140,7 +140,7 @@ class Sender:
         self._trusting.verify_mode = ssl.CERT_NONE
 
     async def send(
-        self, recipient: str, text: str = "Subject: hello\r\n\r\nHello.", *, via: str = ""
+        self, recipient: str, *, via: str = "", text: str = "Subject: hello\r\n\r\nHello."
     ) -> Delivery:
         """Deliver one message, or defer it; `via` is a relay as Postfix's transport(5) has it."""
         next_hop = via or recipient.rpartition("@")[2]

@@ -53,13 +53,15 @@ class Place:
     dns_port: int = 0
     https_port: int = 0
     smtp_port: int = 0
+    #: MX hosts listen there too, where it is not 0: relays do
+    submission_port: int = 0
 
 
 #: On a machine's own loopback, beside whatever else runs there.
 LOOPBACK: Final = Place("127.0", ("127.0.0.1",), "127.0.0.9")
 #: In network namespaces of its own (`apart.py`): any daemon can play, on the ports that it knows.
 #: The addresses are the Internet's, so that nobody takes them for private ones.
-APART: Final = Place("45.45", ("45.45.0.1", "127.0.0.1"), "45.45.0.9", 53, 443, 25)
+APART: Final = Place("45.45", ("45.45.0.1", "127.0.0.1"), "45.45.0.9", 53, 443, 25, 587)
 
 
 class World:
@@ -165,7 +167,7 @@ class World:
             number = next(self._numbers)
             address = f"{self.place.network}.{1 + number // 250}.{1 + number % 250}"
             receiver = Receiver(self.authority, host, address)
-            await receiver.start(self.smtp_port)
+            await receiver.start(self.smtp_port, self.place.submission_port)
             self._stack.push_async_callback(receiver.close)
             self.smtp_port = receiver.port
             self.receivers[host] = receiver
