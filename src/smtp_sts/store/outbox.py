@@ -550,6 +550,17 @@ class Outbox:
             rows: Any = connection.execute(query)
             return [DeliveryStatus(*row) for row in rows]
 
+    def parts(self, day: int, domain: str) -> list[Part]:
+        """The parts of a report that was made, while their bytes are kept. Raises StoreError."""
+        query = (
+            select(_parts.c.report_id, _parts.c.body)
+            .join_from(_parts, _reports, _parts.c.report == _reports.c.id)
+            .where(_reports.c.day == day, _reports.c.domain == domain)
+            .order_by(_parts.c.part)
+        )
+        with self._begin() as connection:
+            return [Part(*row) for row in connection.execute(query)]
+
     def settled(self, before: float) -> list[tuple[int, str]]:
         """Day and domain of the reports that were settled before a time, and whose bytes are still
         kept or that had none. Raises StoreError."""

@@ -29,7 +29,7 @@ from sqlalchemy import (
     select,
 )
 
-from smtp_sts.store import StoreError
+from smtp_sts.store import StoreError, _path_of, is_shared
 from smtp_sts.store.database import Database, Name, open_database
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
@@ -102,6 +102,14 @@ class Tally(msgspec.Struct, frozen=True):
     domain: str
     record: str
     result: PolicyResult
+
+
+class Total(msgspec.Struct, frozen=True):
+    """What is kept of a day, or of a domain in it."""
+
+    domains: int
+    successful: int
+    failed: int
 
 
 class Imported(msgspec.Struct, frozen=True):
@@ -204,6 +212,43 @@ class Tallies:
         with self._database.read() as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
+    def days_of(self, domain: str) -> list[int]:
+        """The days that something is kept of for a domain. Raises StoreError."""
+        query = select(_domains.c.day).where(_domains.c.domain == domain)
+        with self._database.read() as connection:
+            return sorted(connection.execute(query).scalars())
+
+    def totals(self) -> dict[int, Total]:
+        """The days that something is kept of, and how much. Raises StoreError."""
+        good, bad = func.sum(_policies.c.successful), func.sum(_policies.c.failed)
+        query = select(_policies.c.day, good.label("good"), bad.label("bad"))
+        query = query.group_by(_policies.c.day)
+        named = select(_domains.c.day, func.count()).group_by(_domains.c.day)
+        with self._database.read() as connection:
+            sums = {row.day: (int(row.good), int(row.bad)) for row in connection.execute(query)}
+            return {
+                day: Total(domains, *sums.get(day, (0, 0)))
+                for day, domains in sorted(tuple(row) for row in connection.execute(named))
+            }
+
+    def worst(self, day: int, limit: int) -> dict[str, Total]:
+        """The domains that most sessions of a day failed with, the worst first.
+
+        Raises StoreError.
+        """
+        good, bad = func.sum(_policies.c.successful), func.sum(_policies.c.failed)
+        query = (
+            select(_policies.c.domain, good.label("good"), bad.label("bad"))
+            .where(_policies.c.day == day)
+            .group_by(_policies.c.domain)
+            .having(bad > 0)
+            .order_by(bad.desc(), _policies.c.domain)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query)
+            return {row.domain: Total(1, int(row.good), int(row.bad)) for row in rows}
+
     def domains(self, day: int) -> dict[str, str]:
         """The domains of a day, and their records as far as known. Raises StoreError."""
         query = select(_domains.c.domain, _domains.c.record).where(_domains.c.day == day)
@@ -304,6 +349,13 @@ class _Rows:
                 (day, self._source), {"day": day, "source": self._source, "sessions": 0}
             )
             row["sessions"] += result.successful + result.failed
+
+
+def open_tallies_to_read(url: str) -> Tallies:
+    """Open counts that are there; no store is made. Raises StoreError."""
+    if not is_shared(url) and not _path_of(url).exists():
+        raise StoreError(f"store {_path_of(url)}: there is none; see store.url")
+    return open_tallies(url)
 
 
 def daemon_source(host: str) -> str:

@@ -12,7 +12,9 @@ from smtp_sts.cli import Commands
 COMMANDS: Final = {
     "convert": "A TLS report into the other form: JSON of RFC 8460, XML of the first draft.",
     "import-log": "Count the TLS sessions in an old log of Postfix or Exim.",
+    "preview": "The report of a day to a domain, as it would go or went.",
     "show": "Any TLS report, for people: counts, failures, what they mean and what to do.",
+    "status": "What was collected today, what waits, and what was delivered and where.",
 }
 
 

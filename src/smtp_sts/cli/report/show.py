@@ -41,7 +41,7 @@ def show(file: Any, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(_as_json(enclosed)), indent=2))
     else:
-        _print(enclosed)
+        print_report(enclosed)
     sys.exit(1 if enclosed.read.report.failed else 0)
 
 
@@ -61,7 +61,8 @@ def _as_json(enclosed: Enclosed) -> dict[str, Any]:
     }
 
 
-def _print(enclosed: Enclosed) -> None:
+def print_report(enclosed: Enclosed) -> None:
+    """Print a report for people."""
     from rich.console import Console
     from rich.text import Text
 
@@ -116,7 +117,8 @@ def _print_policy(console: Console, result: PolicyResult, *, drafted: bool) -> N
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("  sessions", justify="right")
-    for column in ("result", "from", "to", "EHLO", "reason"):
+    table.add_column("result", no_wrap=True)
+    for column in ("from", "to", "EHLO", "reason"):
         table.add_column(column, overflow="fold")
     ordered = sorted(result.failures, key=lambda f: -f.failed_session_count)
     for failure in ordered[:MAX_ROWS]:
@@ -139,14 +141,21 @@ def _print_meanings(console: Console, enclosed: Enclosed) -> None:
     for name in (name for name in RESULTS if name in seen):
         console.print()
         console.print(Text(name, style="bold"))
-        console.print(Text(f"  {RESULTS[name].meaning}"))
-        console.print(Text(f"  {RESULTS[name].advice}"))
+        _print_prose(console, RESULTS[name].meaning)
+        _print_prose(console, RESULTS[name].advice)
     # types that only the first draft has stand as reasons
     reasons = {f.failure_reason_code for f in failures} if enclosed.draft is not None else set()
     for name in (name for name in DRAFT_RESULTS if name in reasons):
         console.print()
         console.print(Text(name, style="bold"))
-        console.print(Text(f"  {DRAFT_RESULTS[name].meaning}"))
+        _print_prose(console, DRAFT_RESULTS[name].meaning)
+
+
+def _print_prose(console: Console, text: str) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console.print(Padding(Text(text), (0, 0, 0, 2), expand=False), soft_wrap=False)
 
 
 def _line(text: str) -> str:
