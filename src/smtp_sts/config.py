@@ -200,6 +200,28 @@ def parse_address(text: str) -> Address:
     return TcpAddress(host.strip("[]"), int(port))
 
 
+class SendmailCommand(Struct, frozen=True):
+    """A command that takes a mail as sendmail(1) does."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"sendmail:{self.path}"
+
+
+def mail_route(config: Config) -> TcpAddress | SendmailCommand:
+    """`[tls_reports] mail`: the MTA that takes report mails. Raises ConfigError."""
+    text = config.tls_reports.mail
+    kind, colon, rest = text.partition(":")
+    if colon and kind == "smtp":
+        address = parse_address(rest)
+        if isinstance(address, TcpAddress) and address.port:
+            return address
+    if colon and kind == "sendmail" and rest.startswith("/") and "\0" not in rest:
+        return SendmailCommand(rest)
+    raise ConfigError(f"{text!r}: write smtp:host:port or sendmail:/path/of/sendmail")
+
+
 #: What is spoken on a listening socket; systemd's FileDescriptorName= says it by the same words.
 Protocol = Literal["socketmap", "line", "tcp-table", "http", "metrics", "control"]
 #: protocol -> the key that says where it listens; `control_address` has the control socket's.
@@ -315,6 +337,7 @@ def parse(text: str, name: str = "configuration") -> Config:
         (("policy", "listen"), partial(listeners, config)),
         (("control", "socket"), partial(control_address, config)),
         (("dns", "nameservers"), partial(nameservers, config)),
+        (("tls_reports", "mail"), partial(mail_route, config)),
     ]
     for path, check in checks:
         try:

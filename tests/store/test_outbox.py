@@ -50,7 +50,7 @@ def outbox(url: str) -> Iterator[Outbox]:
 def wait_for_claims(outbox: Outbox, now: float) -> float:
     """The moment when all claims have ended; on PostgreSQL, whose clock nobody moves, they are
     made older instead."""
-    if outbox._shared:
+    if outbox._database.shared:
         with outbox._begin() as connection:
             for table in ("tls_reports", "tls_deliveries"):
                 connection.exec_driver_sql(

@@ -29,7 +29,8 @@ class Database:
     def __init__(self, engine: Engine, place: str) -> None:
         self.engine = engine
         self.place = place
-        self._shared = engine.dialect.name == "postgresql"
+        #: whether many machines use it
+        self.shared = engine.dialect.name == "postgresql"
 
     @contextlib.contextmanager
     def begin(self) -> Iterator[Connection]:
@@ -44,7 +45,7 @@ class Database:
     def read(self) -> Iterator[Connection]:
         """A transaction that sees the tables as they are at its start. Raises StoreError."""
         with self._told(), self.engine.connect() as connection:
-            if self._shared:
+            if self.shared:
                 connection.execution_options(isolation_level="REPEATABLE READ")
             else:
                 connection.exec_driver_sql("BEGIN")
@@ -53,7 +54,7 @@ class Database:
 
     def insert(self, table: Table) -> Any:
         """An INSERT that knows ON CONFLICT."""
-        return postgresql.insert(table) if self._shared else sqlite.insert(table)
+        return postgresql.insert(table) if self.shared else sqlite.insert(table)
 
     def close(self) -> None:
         """Give the file or the connection back."""
@@ -64,15 +65,18 @@ class Database:
         try:
             yield
         except SQLAlchemyError as error:
-            if not self._shared:
+            if not self.shared:
                 raise StoreError(_explain(error, Path(self.place))) from error
             from smtp_sts.store.postgresql import trouble
 
             raise trouble(error, self.place) from error
 
 
-def open_database(url: str, metadata: MetaData) -> Database:
-    """Open the store at `url`, its folder being there, with these tables. Raises StoreError."""
+def open_database(url: str, metadata: MetaData, *, durable: bool = False) -> Database:
+    """Open the store at `url`, its folder being there, with these tables. Raises StoreError.
+
+    `durable`: what was written survives a power cut too; else the last seconds of it may be lost.
+    """
     if is_shared(url):
         from smtp_sts.store.postgresql import make_engine, make_tables
 
@@ -87,8 +91,10 @@ def open_database(url: str, metadata: MetaData) -> Database:
     database = Database(_engine(path), str(path))
     try:
         with database.begin() as connection:
-            # Whole batches, not each at once on the disk: seconds of counts are not worth a sync.
-            connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
+            if not durable:
+                # Whole batches, not each at once on the disk: seconds of counts are not worth a
+                # sync.
+                connection.exec_driver_sql("PRAGMA synchronous=NORMAL")
             if not set(metadata.tables) <= set(inspect(connection).get_table_names()):
                 connection.exec_driver_sql("BEGIN IMMEDIATE")  # of many that come, one makes them
                 metadata.create_all(connection)

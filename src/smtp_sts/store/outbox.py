@@ -19,7 +19,6 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
@@ -27,7 +26,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Engine,
     Float,
     ForeignKey,
     Index,
@@ -46,11 +44,8 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.dialects import postgresql as postgresql_dialect
-from sqlalchemy.dialects import sqlite as sqlite_dialect
-from sqlalchemy.exc import SQLAlchemyError
 
-from smtp_sts.store import StoreError, _engine, _explain, _path_of, is_shared
+from smtp_sts.store.database import Database, Name, open_database
 
 #: A claim ends after so long (seconds): longer than any attempt takes.
 LEASE_SECONDS: Final = 300.0
@@ -66,7 +61,7 @@ _reports = Table(
     _metadata,
     Column("id", Integer, primary_key=True),
     Column("day", Integer, nullable=False),
-    Column("domain", String(253), nullable=False),
+    Column("domain", Name, nullable=False),
     Column("state", String(16), nullable=False),
     Column("tries", Integer, nullable=False),
     Column("send_at", Float, nullable=False),
@@ -184,31 +179,23 @@ class ReportStatus(msgspec.Struct, frozen=True):
 class Outbox:
     """The reports on their way. Safe to use from several threads; blocking."""
 
-    def __init__(self, engine: Engine, place: str) -> None:
-        self._engine = engine
-        self.place = place
+    def __init__(self, database: Database) -> None:
+        self._database = database
         self._lock = threading.Lock()
-        self._shared = engine.dialect.name == "postgresql"
+
+    @property
+    def place(self) -> str:
+        """The store, for people."""
+        return self._database.place
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[Connection]:
-        with self._lock:
-            try:
-                with self._engine.begin() as connection:
-                    yield connection
-            except SQLAlchemyError as error:
-                raise self._trouble(error) from error
-
-    def _trouble(self, error: SQLAlchemyError) -> StoreError:
-        if self._shared:
-            from smtp_sts.store.postgresql import trouble
-
-            return trouble(error, self.place)
-        return StoreError(_explain(error, Path(self.place)))
+        with self._lock, self._database.begin() as connection:
+            yield connection
 
     def _clock(self, now: float) -> ColumnElement[float]:
         """The clock that claims end by."""
-        if self._shared:
+        if self._database.shared:
             from smtp_sts.store.postgresql import NOW
 
             return literal_column(NOW, Float)
@@ -224,8 +211,7 @@ class Outbox:
 
         Those that are known stay as they are, whatever became of them. Raises StoreError.
         """
-        dialect: Any = postgresql_dialect if self._shared else sqlite_dialect
-        statement = dialect.insert(_reports).on_conflict_do_nothing()
+        statement = self._database.insert(_reports).on_conflict_do_nothing()
         rows = [
             {
                 "day": day, "domain": domain, "state": "waiting", "tries": 0, "send_at": when,
@@ -584,7 +570,7 @@ class Outbox:
 
     def close(self) -> None:
         """Give the file or the connection back."""
-        self._engine.dispose()
+        self._database.close()
 
 
 def _within(since: int, until: int | None) -> list[ColumnElement[bool]]:
@@ -596,21 +582,4 @@ def _within(since: int, until: int | None) -> list[ColumnElement[bool]]:
 
 def open_outbox(url: str) -> Outbox:
     """Open the outbox in the store at `url`, whose folder is there. Raises StoreError."""
-    if is_shared(url):
-        from smtp_sts.store import postgresql
-
-        engine, place = postgresql.make_engine(url)
-        try:
-            postgresql.make_tables(engine, _metadata, place)
-        except StoreError:
-            engine.dispose()
-            raise
-        return Outbox(engine, place)
-    path = _path_of(url)
-    engine = _engine(path)
-    try:
-        _metadata.create_all(engine)
-    except SQLAlchemyError as error:
-        engine.dispose()
-        raise StoreError(_explain(error, path)) from error
-    return Outbox(engine, str(path))
+    return Outbox(open_database(url, _metadata, durable=True))
