@@ -254,3 +254,14 @@ def test_failures_have_the_fields_of_the_report() -> None:
     assert tally.result.failures == (
         Failure("certificate-expired", 1, "192.0.2.1", "mx.bob.example", "mx", "192.0.2.2"),
     )
+
+
+def test_how_far_a_reader_has_come_is_kept_with_what_it_counted(tallies: Tallies) -> None:
+    aggregate = Aggregate()
+    aggregate.take(_outcome())
+    assert tallies.mark("mail.log") == ""
+    tallies.add(aggregate.drain(), "us", {"mail.log": "7:100", "journal": "s=1"})
+    tallies.add([], "us", {"mail.log": "7:200"})
+    assert (tallies.mark("mail.log"), tallies.mark("journal")) == ("7:200", "s=1")
+    (result,) = tallies.results(TODAY, "bob.example")
+    assert result.successful == 1

@@ -10,7 +10,8 @@ Must not: decide what counts, or be called on an event loop (it blocks).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -86,6 +87,14 @@ _imports = Table(
 )
 #: What is known of logs that were read so long ago is forgotten, and who counted what (days).
 KEEP_DAYS: Final = 400
+#: How far what counts has come in what it reads; written together with what was counted.
+_marks = Table(
+    "tls_marks",
+    _metadata,
+    Column("reader", Name, primary_key=True),
+    Column("position", String, nullable=False),
+    sqlite_with_rowid=False,
+)
 #: Rows that are written by one statement: bounds the wait for its answer.
 _ROWS: Final = 500
 _COUNTS: Final = ("successful", "failed", "sessions")
@@ -138,16 +147,34 @@ class Tallies:
         """Where the counts are, for people."""
         return self._database.place
 
-    def add(self, batch: Sequence[Tally], source: str = "") -> None:
+    def add(
+        self,
+        batch: Sequence[Tally],
+        source: str = "",
+        marks: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         """Add these counts to what is there, all of them or none. Raises StoreError.
 
-        `source` names who counted them: `daemon_source` or `import_source` of a host.
+        `source` names who counted them: `daemon_source` or `import_source` of a host. `marks` are
+        kept with them: reader -> how far it has come, so that nothing is counted twice or skipped.
         """
         rows = _Rows(source)
         for tally in batch:
             rows.take(tally)
         with self._database.begin() as connection:
             self._write(connection, rows)
+            marked = self._database.insert(_marks)
+            marked = marked.on_conflict_do_update(
+                index_elements=["reader"], set_={"position": marked.excluded.position}
+            )
+            for reader, position in sorted(marks.items()):
+                connection.execute(marked, {"reader": reader, "position": position})
+
+    def mark(self, reader: str) -> str:
+        """How far a reader has come; "" where it was never here. Raises StoreError."""
+        query = select(_marks.c.position).where(_marks.c.reader == reader)
+        with self._database.read() as connection:
+            return connection.execute(query).scalar() or ""
 
     def add_imported(
         self,
