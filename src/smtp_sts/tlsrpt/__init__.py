@@ -16,7 +16,7 @@ from smtp_sts.tlsrpt.draft00_conversion import (
     to_draft,
     to_rfc8460,
 )
-from smtp_sts.tlsrpt.draft00_mail import compose_draft, draft_file_name
+from smtp_sts.tlsrpt.draft00_mail import compose_draft, draft_file_name, split_draft
 from smtp_sts.tlsrpt.draft00_reading import ReadDraftReport, read_xml
 from smtp_sts.tlsrpt.draft00_report import DraftFailure, DraftReport
 from smtp_sts.tlsrpt.draft00_results import DRAFT_RESULTS
@@ -77,6 +77,7 @@ __all__ = [
     "read_xml",
     "record_name",
     "split",
+    "split_draft",
     "subject",
     "to_draft",
     "to_rfc8460",

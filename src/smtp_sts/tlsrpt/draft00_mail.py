@@ -3,15 +3,15 @@
 draft-margolis-smtp-sts-00 sections 3.1 and 4. The draft says where reports go and how large they
 may be, and not what the mail looks like: it is that of RFC 8460 section 5.3, with the file of the
 reports of DMARC (RFC 7489 section 7.2.1.1), from which the draft took `rua` and its sizes.
-Promises: `compose_draft` gives mails ready to be signed, each no larger than the limit as a whole,
-whatever part of it the domain meant; what does not fit is told. Must not: send.
+Promises: of a report that `split_draft` cut, every mail that `compose_draft` makes of a part is no
+larger than the limit as a whole, signature included, whatever part of it the domain meant.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 
 import msgspec
@@ -23,11 +23,17 @@ from smtp_sts.tlsrpt.names import mail_address
 from smtp_sts.tlsrpt.packing import pack
 
 MEDIA_TYPE: Final = "application/gzip"
-#: Mails that one report is cut into, at most.
-MAX_MAILS: Final = 100
-#: By which another report-id can make the same report longer once it is compressed, bytes.
-_SLACK: Final = 64
-_UNIQUE: Final = re.compile(r"[A-Za-z0-9]{1,48}", re.ASCII)
+#: Parts that one report is cut into, at most.
+MAX_PARTS: Final = 100
+#: Kept free for a DKIM signature (RSA of 4096 bits and a long domain), and for what another
+#: report-id adds to the same report once it is compressed, bytes.
+SIGNATURE: Final = 2048
+#: The longest letters and digits that tell deliveries apart.
+_MAX_UNIQUE: Final = 64
+_UNIQUE: Final = re.compile(rf"[A-Za-z0-9]{{1,{_MAX_UNIQUE}}}", re.ASCII)
+#: A mail address has 254 characters at most (RFC 5321 section 4.5.3.1.3).
+_LONGEST: Final = f"{'x' * 64}@{'x' * 57}.{'x' * 63}.{'x' * 63}.test"
+_SOME_DAY: Final = datetime(2016, 3, 30, 12, tzinfo=UTC)
 
 
 def draft_file_name(report: DraftReport, unique: str) -> str:
@@ -36,41 +42,28 @@ def draft_file_name(report: DraftReport, unique: str) -> str:
     return f"{report.submitter}!{report.domain}!{begin}!{end}!{unique}.xml.gz"
 
 
-def compose_draft(
-    report: DraftReport, recipient: str, limit: int | None, unique: str, now: datetime
-) -> list[bytes]:
-    """The mails that bring a report to one address of the policy's `rua`, unsigned.
+def split_draft(report: DraftReport, limit: int | None) -> list[DraftReport]:
+    """The report in parts whose mails have at most `limit` bytes; itself alone where it fits.
 
-    `limit` is in bytes, that of the address or None; a report that is too large is cut into
-    several, each with a report-id of its own. `unique` (letters and digits) tells apart what one
-    sender reports at one time; `now` has a zone. Raises ReportError, and EnvelopeError,
-    `report-too-large` where a single failure is over the limit.
+    Each part has a report-id of its own. Raises ReportError, and EnvelopeError, `report-too-large`,
+    where a single failure is over the limit, or too many parts would be needed.
     """
-    if not recipient or mail_address(recipient) != recipient:
-        raise EnvelopeError("recipient", f"{shown(recipient)} is no mail address")
-    if not _UNIQUE.fullmatch(unique):
-        raise EnvelopeError("unique-id", f"{shown(unique)} is not letters and digits")
-    whole = _mail(report, recipient, unique, now)
-    if limit is None or len(whole) <= limit:
-        return [whole]
+    if limit is None or _size(report) <= limit:
+        return [report]
     left, _, right = report.report_id.partition("@")
-    mails: list[bytes] = []
-    for part in _parts(report, recipient, limit, now):
-        if len(mails) == MAX_MAILS:
+    parts: list[DraftReport] = []
+    for part in _parts(report, limit):
+        if len(parts) == MAX_PARTS:
             raise EnvelopeError(
-                "report-too-large", f"more than {MAX_MAILS} mails of {limit} bytes would be needed"
+                "report-too-large", f"more than {MAX_PARTS} mails of {limit} bytes would be needed"
             )
-        number = len(mails) + 1
-        own = msgspec.structs.replace(part, report_id=f"{left}.{number}@{right}")
-        mails.append(_mail(own, recipient, f"{unique}x{number}", now))
-    return mails
+        number = len(parts) + 1
+        parts.append(msgspec.structs.replace(part, report_id=f"{left}.{number}@{right}"))
+    return parts
 
 
-def _parts(report: DraftReport, recipient: str, limit: int, now: datetime) -> Iterator[DraftReport]:
-    """The report in parts whose mails fit, the longest names they can get included."""
-    left, _, right = report.report_id.partition("@")
-    longest = msgspec.structs.replace(report, report_id=f"{left}.{MAX_MAILS}@{right}")
-    if len(_mail(longest, recipient, "x" * 52, now)) + _SLACK <= limit:
+def _parts(report: DraftReport, limit: int) -> Iterator[DraftReport]:
+    if _size(report) <= limit:
         yield report
         return
     half = len(report.failures) // 2
@@ -79,8 +72,25 @@ def _parts(report: DraftReport, recipient: str, limit: int, now: datetime) -> It
             "report-too-large", f"one failure alone makes a mail of more than {limit} bytes"
         )
     for failures in (report.failures[:half], report.failures[half:]):
-        part = msgspec.structs.replace(report, failures=failures)
-        yield from _parts(part, recipient, limit, now)
+        yield from _parts(msgspec.structs.replace(report, failures=failures), limit)
+
+
+def _size(report: DraftReport) -> int:
+    """What a mail with this report has at most, bytes."""
+    return len(_mail(report, _LONGEST, "x" * _MAX_UNIQUE, _SOME_DAY)) + SIGNATURE
+
+
+def compose_draft(report: DraftReport, recipient: str, unique: str, now: datetime) -> bytes:
+    """The mail that brings a report to an address of the policy's `rua`, unsigned.
+
+    It comes from the report's contact; `unique` (letters and digits) tells apart what one sender
+    reports at one time; `now` has a zone. Raises EnvelopeError and ReportError.
+    """
+    if not recipient or mail_address(recipient) != recipient:
+        raise EnvelopeError("recipient", f"{shown(recipient)} is no mail address")
+    if not _UNIQUE.fullmatch(unique):
+        raise EnvelopeError("unique-id", f"{shown(unique)} is not letters and digits")
+    return _mail(report, recipient, unique, now)
 
 
 def _mail(report: DraftReport, recipient: str, unique: str, now: datetime) -> bytes:
