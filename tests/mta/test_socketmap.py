@@ -38,6 +38,7 @@ def decision(outcome: str = "enforce", policy: Policy = POLICY) -> Decision:
 def test_the_replies_to_an_enforced_policy() -> None:
     assert replies(decision()) == {
         "postfix": SECURE,
+        "postfix-no-sni": SECURE.removesuffix(" servername=hostname"),
         "sts": SECURE,
         "postfix-tlsrpt": f"{SECURE} policy_type=sts policy_domain=bob.example "
         "mx_host_pattern=mx.bob.example mx_host_pattern=*.bob.example "

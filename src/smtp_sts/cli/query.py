@@ -10,6 +10,11 @@ import click
 if TYPE_CHECKING:
     from smtp_sts.config import Config
 
+#: More of a reply is for programs (characters).
+_SHOWN: Final = 600
+_COLOURS: Final = {
+    "enforce": "green", "dane": "green", "testing": "yellow", "temporary-failure": "red",
+}  # fmt: skip
 #: `--server` without an address.
 CONFIGURED: Final = ""
 
@@ -95,6 +100,8 @@ def _ask_configured(config: Config, domain: str) -> dict[str, Any]:
 
 
 def _status(data: dict[str, Any]) -> int:
+    if data["outcome"] == "temporary-failure":
+        return 3
     if data["outcome"] != "no-policy" or data["reason"] == "no-record":
         return 0
     if data["reason"] in ("dns-error", "discovery-timeout", "overloaded"):
@@ -102,18 +109,26 @@ def _status(data: dict[str, Any]) -> int:
     return 1
 
 
+def _level(data: dict[str, Any]) -> str:
+    """What a rule's level means; "" where there is none."""
+    said = data["replies"]["postfix"].partition(" ")[2]
+    if data["reason"] != "override" or data["outcome"] != "no-policy" or not said:
+        return ""
+    return f"Postfix sends at its level {said!r}; other MTAs as ever"
+
+
 def _print(data: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from smtp_sts.resolver.decision import REASONS
+    from smtp_sts.resolver.decision import MEANINGS, REASONS
 
     console = Console(soft_wrap=True, highlight=False)
 
     def row(name: str, text: str, style: str = "") -> None:
         console.print(Text(f"{name:<17}", style="bold"), Text(text, style=style), sep="")
 
-    colour = {"enforce": "green", "testing": "yellow"}.get(data["outcome"], "")
+    colour = _COLOURS.get(data["outcome"], "red" if _status(data) else "")
     row("domain", data["domain"])
     if data["policy_domain"] != data["domain"]:
         row("policy domain", data["policy_domain"])
@@ -121,8 +136,12 @@ def _print(data: dict[str, Any]) -> None:
         mark = {True: "ok    ", False: "FAILED"}.get(step["ok"], "      ")
         row(step["name"], f"{mark}  {step['text']}", "red" if step["ok"] is False else "")
     row("outcome", f"{data['outcome']}: {REASONS[data['reason']]} ({data['reason']})", colour)
+    kept = "; a daemon that holds a policy goes on with it (--server)" if _status(data) else ""
+    kept = kept if data["outcome"] == "no-policy" and data["from"] == "network" else ""
+    row("so", (_level(data) or MEANINGS[data["outcome"]]) + kept, colour)
     if data["policy"]:
         row("from", f"{data['from']}, fetched {data['fetched_at']}, expires {data['expires_at']}")
     console.print(Text("an MTA is told", style="bold"))
     for name, reply in data["replies"].items():
-        row(f"  {name}", reply)
+        more = f"... ({len(reply)} bytes; whole with --json)" if len(reply) > _SHOWN else ""
+        row(f"  {name}", reply[:_SHOWN] + more)

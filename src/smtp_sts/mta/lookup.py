@@ -8,13 +8,15 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from smtp_sts.config import Config, nameservers
 from smtp_sts.mta.profiles import replies
 from smtp_sts.net.dns import Dns
+from smtp_sts.net.dnswire import MX
+from smtp_sts.net.failure import NetFailure
 from smtp_sts.net.https import tls_context
 from smtp_sts.net.resolv_conf import ResolvConf
 from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError, policy_domain
@@ -24,6 +26,9 @@ from smtp_sts.resolver.decision import Decision, Step, as_data
 from smtp_sts.resolver.discovery import Reach, discover
 from smtp_sts.resolver.precedence import known, told, weigh
 from smtp_sts.store import Stored
+
+#: MX hosts that one step tells of.
+_SHOWN: Final = 8
 
 
 def reach_of(config: Config) -> Reach:
@@ -118,7 +123,10 @@ def _dane_off(config: Config, reach: Reach, rule: overrides.Rule | None) -> str:
 
 
 async def _discovered(reach: Reach, domain: str, now: float) -> Decision:
-    found = await discover(domain, reach)
+    found, mx = await asyncio.gather(discover(domain, reach), _mx_hosts(reach, domain))
+    if found.policy is not None and found.policy.mode != "none" and mx:
+        covered = _covered(found.policy, mx)
+        found = msgspec.structs.replace(found, steps=(*found.steps, *covered))
     if found.policy is None:
         return Decision(domain, "no-policy", found.reason, found.detail, steps=found.steps)
     return Decision(
@@ -131,3 +139,32 @@ async def _discovered(reach: Reach, domain: str, now: float) -> Decision:
         expires_at=now + found.policy.max_age,
         steps=found.steps,
     )
+
+
+async def _mx_hosts(reach: Reach, domain: str) -> list[str]:
+    """The MX hosts of a domain, by preference; none where the DNS does not say."""
+    try:
+        answer = await reach.dns.query(domain, MX)
+    except NetFailure:
+        return []
+    pairs = sorted(record for record in answer.records if isinstance(record, tuple))
+    return list(dict.fromkeys(host for _, host in pairs if host)) or [domain]
+
+
+def _covered(policy: Policy, hosts: list[str]) -> list[Step]:
+    """Which MX hosts the policy names, for people (RFC 8461 section 4.1)."""
+    steps = []
+    good = [host for host in hosts if policy.matches(host)]
+    bad = [host for host in hosts if not policy.matches(host)]
+    if good:
+        steps.append(Step("MX", True, f"the policy names {_listed(good)}"))
+    if bad:
+        enforced = policy.mode == "enforce"
+        so = "" if not enforced else "; mail never goes there" if good else "; all mail waits"
+        steps.append(Step("MX", False, f"no pattern of the policy matches {_listed(bad)}{so}"))
+    return steps
+
+
+def _listed(hosts: list[str]) -> str:
+    shown = ", ".join("".join(c if c.isprintable() else "?" for c in h) for h in hosts[:_SHOWN])
+    return shown + (f" and {len(hosts) - _SHOWN} more" if len(hosts) > _SHOWN else "")

@@ -15,6 +15,8 @@ from smtp_sts.resolver.decision import Decision
 NOT_FOUND: Final = "NOTFOUND "
 #: Postfix reads no longer reply (its socketmap limit before 3.10), bytes.
 MAX_REPLY: Final = 100_000
+#: Ask the MX host for the certificate of its own name.
+_SNI: Final = " servername=hostname"
 
 
 def _secure(policy: Policy) -> str:
@@ -22,7 +24,7 @@ def _secure(policy: Policy) -> str:
     # Sendmail for one label (RFC 8461 section 4.1); `postfix-tlsrpt` closes the gap where the
     # Postfix can. servername= comes last: Sendmail wants it so.
     match = ":".join(pattern.removeprefix("*") for pattern in policy.mx)
-    return f"OK secure match={match} servername=hostname"
+    return f"OK secure match={match}{_SNI}"
 
 
 def _attributes(policy: Policy, domain: str) -> str:
@@ -46,6 +48,11 @@ def postfix(decision: Decision) -> str:
         return NOT_FOUND
     reply = _secure(decision.policy)
     return reply if len(reply) <= MAX_REPLY else NOT_FOUND
+
+
+def postfix_no_sni(decision: Decision) -> str:
+    """Postfix before 3.4: as `postfix`, without the attribute that it takes for an error."""
+    return postfix(decision).removesuffix(_SNI)
 
 
 def postfix_tlsrpt(decision: Decision) -> str:
@@ -76,6 +83,7 @@ Profile = Callable[[Decision], str]
 
 PROFILES: Final[dict[str, Profile]] = {
     "postfix": postfix,
+    "postfix-no-sni": postfix_no_sni,
     "postfix-tlsrpt": postfix_tlsrpt,
     "sts": sts,
 }

@@ -34,6 +34,19 @@ REASONS: Final[dict[str, str]] = {
 }
 
 
+#: outcome -> what becomes of mail, for people.
+MEANINGS: Final[dict[Outcome, str]] = {
+    "enforce": "mail goes only to MX hosts that the policy names, over TLS, with a certificate "
+    "valid for that name; else it waits",
+    "testing": "mail goes as if there was no policy; what would have failed can be reported",
+    "none": "mail goes as if there was no policy: the domain has taken its own back",
+    "no-policy": "mail goes as ever: over TLS where it is offered, to whoever answers",
+    "dane": "mail goes only to MX hosts whose certificate is the one of their TLSA records; else "
+    "it waits",
+    "temporary-failure": "mail waits until this can be told",
+}
+
+
 class Step(msgspec.Struct, frozen=True):
     """One step of a discovery: `ok` None where it is only told."""
 

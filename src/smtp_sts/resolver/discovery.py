@@ -111,7 +111,7 @@ async def _find_record(
         return None, "sts-record-invalid", f"{error.slug}: {error}"
     if record is None:
         text = f"no TXT record at {name} begins with v=STSv1;"
-        steps.append(Step("record", False, text))
+        steps.append(Step("record", None, text))
         return None, "no-record", text
     steps.append(Step("record", True, f"TXT at {name} has id {record.id}"))
     return record, "", ""
