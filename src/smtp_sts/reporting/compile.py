@@ -64,9 +64,12 @@ def day_of(day: int) -> datetime:
     return _EPOCH + timedelta(days=day)
 
 
-def report_id(day: int, domain: str, submitter: str) -> str:
-    """The report-id of a domain's report of a day; `tlsrpt.split` adds the number of a part."""
-    return f"{day_of(day):%Y%m%d}.{_digest(str(day), domain, submitter)}@{submitter}"
+def report_id(day: int, domain: str, submitter: str, *more: str) -> str:
+    """The report-id of a domain's report of a day; `tlsrpt.split` adds the number of a part.
+
+    `more` tells apart what is reported beside it.
+    """
+    return f"{day_of(day):%Y%m%d}.{_digest(str(day), domain, submitter, *more)}@{submitter}"
 
 
 def unique_id(report: Report, destination: str) -> str:

@@ -1,0 +1,124 @@
+"""Failures under policies of the first draft: who is told, within which size."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from smtp_sts.reporting.compile import Sender
+from smtp_sts.reporting.draft00 import compile_draft_reports
+from smtp_sts.tlsrpt import (
+    AppliedPolicy,
+    Destination,
+    Failure,
+    PolicyResult,
+    compose_draft,
+    read_xml,
+)
+from smtp_sts.tlsrpt.draft00_mail import SIGNATURE
+
+DAY = 16_891  # 2016-03-31
+ALICE = Sender("Alice's Mail", "reports@alice.example")
+TEXT = "v=STS1; to=true; mx=*.bob.example; a=webpki:https://bob.example/p; c=webpki; e=86400; rua="
+FAILURES = (
+    Failure("certificate-expired", 3, "192.0.2.1", "mx.bob.example", "mx", "192.0.2.2"),
+    Failure("validation-failure", 1, failure_reason_code="mx-mismatch"),
+)
+
+
+def _result(rua: str, failures: tuple[Failure, ...] = FAILURES, to: str = "true") -> PolicyResult:
+    text = f"{TEXT}{rua}".replace("to=true", f"to={to}")
+    policy = AppliedPolicy("sts", "bob.example", (text,), ("*.bob.example",))
+    return PolicyResult(policy, 10, sum(f.failed_session_count for f in failures), failures)
+
+
+def test_the_report_goes_where_the_policy_says() -> None:
+    (mailing,) = compile_draft_reports(
+        DAY, "bob.example", [_result("mailto:r@bob.example,mailto:s@carol.example!1m")], ALICE
+    )
+    assert mailing.destinations == (
+        Destination("mailto", "r@bob.example"),
+        Destination("mailto", "s@carol.example"),
+    )
+    (part,) = mailing.parts
+    assert (part.domain, part.mx, part.enforced) == ("bob.example", ("*.bob.example",), True)
+    assert [(f.failure, f.count) for f in part.failures] == [
+        ("expired-certificate", 3), ("mx-mismatch", 1),
+    ]  # fmt: skip
+    assert part.contact == ALICE.contact
+    assert read_xml(part.render()).oddities == ()
+    assert mailing.left_out == ()
+
+
+def test_the_same_counts_in_any_order_are_the_same_reports() -> None:
+    results = [_result("mailto:r@bob.example"), _result("mailto:r@bob.example", to="false")]
+    once = compile_draft_reports(DAY, "bob.example", results, ALICE)
+    again = compile_draft_reports(DAY, "bob.example", results[::-1], ALICE)
+    assert once == again
+    assert len({part.report_id for mailing in once for part in mailing.parts}) == 2
+    other = compile_draft_reports(DAY + 1, "bob.example", results, ALICE)
+    assert other[0].parts[0].report_id != once[0].parts[0].report_id
+
+
+def test_who_forged_a_policy_learns_nothing_of_another() -> None:
+    results = [_result("mailto:r@bob.example"), _result("mailto:m@mallory.example", to="false")]
+    mailings = compile_draft_reports(DAY, "bob.example", results, ALICE)
+    told = {mailing.destinations[0].target: mailing.parts[0].enforced for mailing in mailings}
+    assert told == {"r@bob.example": True, "m@mallory.example": False}
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        PolicyResult(AppliedPolicy("sts", "bob.example", ("version: STSv1",)), 0, 4, FAILURES),
+        PolicyResult(AppliedPolicy("no-policy-found", "bob.example"), 0, 4, FAILURES),
+        _result("mailto:r@bob.example", ()),
+        _result("mailto:r@bob.example", (Failure("sts-policy-fetch-error", 1),)),
+    ],
+)
+def test_without_failures_under_a_policy_of_the_draft_nothing_goes(result: PolicyResult) -> None:
+    assert compile_draft_reports(DAY, "bob.example", [result], ALICE) == []
+
+
+@pytest.mark.parametrize(
+    ("rua", "says"),
+    [
+        ("https://bob.example/reports", "no address"),
+        ("mailto:r@bob.example!1k", "more than 1024 bytes"),
+        ("mailto:-r@bob.example", "no mail address"),
+        ("mailto:" + "r" * 2100, "too long"),
+    ],
+)
+def test_what_cannot_go_is_named(rua: str, says: str) -> None:
+    (mailing,) = compile_draft_reports(DAY, "bob.example", [_result(rua)], ALICE)
+    assert mailing.destinations == ()
+    assert any(says in reason for reason in mailing.left_out)
+
+
+def test_every_addressee_gets_mails_of_the_size_it_takes() -> None:
+    failures = tuple(
+        Failure("certificate-expired", n + 1, "", f"mx{n * 7919 % 10007}.bob.example", "", "")
+        for n in range(600)
+    )
+    rua = "mailto:a@bob.example!9k,mailto:b@bob.example,mailto:c@bob.example!1k"
+    (mailing,) = compile_draft_reports(DAY, "bob.example", [_result(rua, failures)], ALICE)
+    assert [to.target for to in mailing.destinations] == ["a@bob.example", "b@bob.example"]
+    assert len(mailing.parts) > 1
+    assert sum(part.failed for part in mailing.parts) == sum(range(1, 601))
+    now = mailing.parts[0].end
+    assert all(
+        len(compose_draft(part, "a@bob.example", "1", now)) + SIGNATURE <= 9 * 1024
+        for part in mailing.parts
+    )
+    assert any(reason.startswith("mailto:c@bob.example: ") for reason in mailing.left_out)
+
+
+def test_a_policy_of_another_domain_is_reported_under_its_own() -> None:
+    """The domain that a tally is kept under, and the policy domain, may differ."""
+    result = _result("mailto:r@bob.example")
+    other = msgspec.structs.replace(
+        result, policy=msgspec.structs.replace(result.policy, policy_domain="carol.example")
+    )
+    (mailing,) = compile_draft_reports(DAY, "bob.example", [other], ALICE)
+    assert mailing.destinations == ()  # its URL leads out of carol.example: no valid policy there
+    assert "leads to bob.example" in mailing.left_out[0]
