@@ -7,6 +7,8 @@ same of the first draft (draft-margolis-smtp-sts-00). No I/O.
     >>> policy = Policy.parse(b"version: STSv1\\nmode: enforce\\nmx: *.example.net\\nmax_age: 86")
     >>> policy.matches("mail.example.net"), policy.matches("a.b.example.net")
     (True, False)
+    >>> find_draft_record([b"v=STS1; to=true; mx=*.example.com; e=2592000"], "example.com").mode
+    'enforce'
 
 Promises: bytes in, values or precise errors out; the errors are `ValueError`s with a slug, a line
 and a column where they help.
