@@ -86,6 +86,8 @@ class HttpsReceiver:
             await self._answer(reader, writer)
         except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError):
             pass
+        except asyncio.CancelledError:  # by `close`
+            pass
         finally:
             self.at_once -= 1
             self._tasks.discard(task)

@@ -175,12 +175,18 @@ def test_busy_hosts_are_passed_over_and_claims_can_be_given_back(outbox: Outbox)
 def test_a_day_and_domains_can_be_taken_before_their_time(outbox: Outbox) -> None:
     outbox.plan(DAY, {"bob.example": NOW + 9000, "carol.example": NOW + 9000})
     outbox.plan(DAY + 1, {"bob.example": NOW + 9000})
-    (pending,) = outbox.claim_reports(NOW, "one", 9, day=DAY, domains=["bob.example"])
+    assert outbox.claim_reports(NOW, "one", 9, day=DAY, domains=["bob.example"]) == []
+    outbox.hasten(DAY, ["bob.example"], NOW)
+    (pending,) = outbox.claim_reports(NOW, "one", 9, day=DAY)
     assert (pending.day, pending.domain) == (DAY, "bob.example")
     outbox.make(pending, "one", [PART], [A], now=NOW, give_up_at=NOW + 1)
     assert outbox.claim(NOW, "one", 9, day=DAY + 1) == []
     assert outbox.claim(NOW, "one", 9, day=DAY, domains=["carol.example"]) == []
-    assert len(outbox.claim(NOW, "one", 9, day=DAY, domains=["bob.example"])) == 1
+    (delivery,) = outbox.claim(NOW, "one", 9, day=DAY, domains=["bob.example"])
+    outbox.put_off(delivery, "one", NOW + 300, "451 later")
+    assert outbox.claim(NOW, "one", 9, day=DAY) == []
+    outbox.hasten(DAY, [], NOW)
+    assert len(outbox.claim(NOW, "one", 9, day=DAY)) == 1
 
 
 def test_making_is_put_off_and_given_up_with_a_reason(outbox: Outbox) -> None:

@@ -29,7 +29,11 @@ _SHOWN: Final = 300
 
 
 class MailTrouble(Exception):
-    """The MTA did not take the mail; the message says what it answered."""
+    """The MTA did not take the mail, and what it said; `silent` where that was nothing."""
+
+    def __init__(self, message: str, *, silent: bool = False) -> None:
+        super().__init__(message)
+        self.silent = silent
 
 
 async def send_mail(
@@ -52,7 +56,9 @@ async def send_mail(
                 return await _by_smtp(route, message, sender, recipient, bcc)
             return await _by_command(route, message, sender, recipient, bcc)
     except TimeoutError:
-        raise MailTrouble(f"{route} did not take the mail within {timeout:g} s") from None
+        raise MailTrouble(
+            f"{route} did not take the mail within {timeout:g} s", silent=True
+        ) from None
 
 
 async def _by_smtp(route: TcpAddress, message: bytes, sender: str, recipient: str, bcc: str) -> str:
@@ -85,7 +91,8 @@ async def _by_smtp(route: TcpAddress, message: bytes, sender: str, recipient: st
     except aiosmtplib.SMTPResponseException as error:
         raise MailTrouble(f"{route}: {_line(f'{error.code} {error.message}')}") from None
     except (aiosmtplib.SMTPException, OSError, ValueError) as error:
-        raise MailTrouble(f"{route}: {_line(str(error) or type(error).__name__)}") from None
+        text = _line(str(error) or type(error).__name__)
+        raise MailTrouble(f"{route}: {text}", silent=True) from None
     finally:
         client.close()
     return _line(f"{answer.code} {answer.message}") + copied
@@ -118,7 +125,7 @@ async def _by_command(
                 start_new_session=True,  # to be ended with what it started
             )
         except OSError as error:
-            raise MailTrouble(f"{route}: cannot be run: {error.strerror}") from None
+            raise MailTrouble(f"{route}: cannot be run: {error.strerror}", silent=True) from None
         try:
             status = await process.wait()
         finally:

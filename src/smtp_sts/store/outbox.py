@@ -243,13 +243,11 @@ class Outbox:
         day: int | None = None,
         domains: Collection[str] = (),
     ) -> list[Pending]:
-        """Reports whose time has come, claimed; with `day`, those of it (and of `domains`, if any)
-        whatever their time. Raises StoreError."""
+        """Reports whose time has come, claimed; with `day`, only those of it (and of `domains`, if
+        any). Raises StoreError."""
         table = _reports
         conditions = [table.c.state == "waiting", self._free(table, now)]
-        conditions.append(table.c.next_try <= now if day is None else table.c.day == day)
-        if domains:
-            conditions.append(table.c.domain.in_(domains))
+        conditions += [table.c.next_try <= now, *_chosen(day, domains)]
         with self._begin() as connection:
             taken = self._take(connection, table, conditions, now, holder, limit)
             rows = connection.execute(
@@ -373,19 +371,16 @@ class Outbox:
         day: int | None = None,
         domains: Collection[str] = (),
     ) -> list[Delivery]:
-        """Deliveries that are due now, claimed, but none to hosts that are `busy`; with `day`,
-        those of it (and of `domains`, if any) whatever their time. Raises StoreError."""
+        """Deliveries that are due now, claimed, but none to hosts that are `busy`; with `day`, only
+        those of it (and of `domains`, if any). Raises StoreError."""
         table = _deliveries
         conditions = [table.c.state == "due", self._free(table, now)]
         if busy:
             conditions.append(table.c.host.not_in(busy))
-        if day is None:
-            conditions.append(table.c.next_try <= now)
-        else:
-            chosen = select(_reports.c.id).where(_reports.c.day == day)
-            if domains:
-                chosen = chosen.where(_reports.c.domain.in_(domains))
-            conditions.append(table.c.report.in_(chosen))
+        conditions.append(table.c.next_try <= now)
+        if day is not None:
+            of = select(_reports.c.id).where(*_chosen(day, domains))
+            conditions.append(table.c.report.in_(of))
         with self._begin() as connection:
             taken = self._take(connection, table, conditions, now, holder, limit)
             rows = connection.execute(
@@ -408,6 +403,23 @@ class Outbox:
                 .order_by(table.c.next_try, table.c.id)
             )
             return [Delivery(*row) for row in rows]
+
+    def hasten(self, day: int, domains: Collection[str], now: float) -> None:
+        """Make due now what is not settled of a day (and of `domains`, if any).
+
+        Raises StoreError.
+        """
+        of = select(_reports.c.id).where(*_chosen(day, domains))
+        with self._begin() as connection:
+            for table, state, key in (
+                (_reports, "waiting", _reports.c.id),
+                (_deliveries, "due", _deliveries.c.report),
+            ):
+                connection.execute(
+                    update(table)
+                    .where(table.c.state == state, table.c.next_try > now, key.in_(of))
+                    .values(next_try=now)
+                )
 
     def release(self, deliveries: Iterable[Delivery], holder: str) -> None:
         """Give back claims of what was not begun. Raises StoreError."""
@@ -480,6 +492,42 @@ class Outbox:
                     until=0.0,
                 )
             )
+
+    def expire(self, hosts: Collection[str], now: float) -> list[tuple[str, str]]:
+        """Give up what hosts were to get that do not answer, where its time is over; domain and
+        URI of each. Raises StoreError."""
+        if not hosts:
+            return []
+        table = _deliveries
+        over = (
+            table.c.state == "due",
+            table.c.host.in_(hosts),
+            table.c.give_up_at < now,
+            self._free(table, now),
+        )
+        with self._begin() as connection:
+            query = select(table.c.id, table.c.report, _reports.c.domain, table.c.uri)
+            rows = list(
+                connection.execute(
+                    query.join_from(table, _reports, table.c.report == _reports.c.id)
+                    .where(*over)
+                    .limit(BATCH)
+                )
+            )
+            connection.execute(
+                update(table)
+                .where(table.c.id.in_([row.id for row in rows]), *over)
+                .values(
+                    state="given-up",
+                    settled_at=now,
+                    answer=case(
+                        (table.c.answer == "", "its host answered nobody"), else_=table.c.answer
+                    ),
+                )
+            )
+            for report in sorted({row.report for row in rows}):
+                self._settle_report(connection, report, now)
+        return [(row.domain, row.uri) for row in rows]
 
     def next_due(self, busy: Collection[str] = ()) -> float | None:
         """When something is to be done next, of what is unclaimed or whose claim ends; None where
@@ -571,6 +619,11 @@ class Outbox:
     def close(self) -> None:
         """Give the file or the connection back."""
         self._database.close()
+
+
+def _chosen(day: int | None, domains: Collection[str]) -> list[ColumnElement[bool]]:
+    found = [] if day is None else [_reports.c.day == day]
+    return [*found, _reports.c.domain.in_(domains)] if domains else found
 
 
 def _within(since: int, until: int | None) -> list[ColumnElement[bool]]:

@@ -282,6 +282,15 @@ class Tallies:
         with self._database.read() as connection:
             return {row.domain: row.record for row in connection.execute(query)}
 
+    def record(self, day: int, domain: str) -> str:
+        """The `_smtp._tls` record of a domain as it was seen on a day, "" where it was not.
+
+        Raises StoreError.
+        """
+        query = select(_domains.c.record).where(_domains.c.day == day, _domains.c.domain == domain)
+        with self._database.begin() as connection:
+            return connection.execute(query).scalar() or ""
+
     def sources(self, day: int) -> dict[str, int]:
         """Who counted sessions of a day, and how many. Raises StoreError."""
         query = select(_sources.c.source, _sources.c.sessions).where(_sources.c.day == day)

@@ -1,0 +1,527 @@
+"""Reports sent: each day's, to each domain that asks, until they arrive or a day has passed.
+
+    await keep_delivering(config)    # until it is cancelled
+
+Promises:
+* The report of a day goes out once it is over, at a time of its own (`schedule`), one for each
+  domain, whatever number of machines share the store: who sends has claimed it in the outbox.
+* A crash at any moment loses nothing: what was not recorded as delivered is sent again. Between the
+  receiver's answer and our record lies a commit. Who dies within it leaves a delivery that nobody
+  knows the end of; it is sent again, with the same report-id, Message-ID and file name, by which
+  receivers drop duplicates (RFC 8460 section 5.3). A report that arrives twice is a nuisance; one
+  that does not is lost.
+* What was answered and cannot be written down (a full disk) is kept in mind and written when that
+  is possible; meanwhile it is not sent again.
+* Nothing ends it but its cancelling; then it ends within `GRACE_SECONDS`, and what was answered by
+  then is recorded.
+* A host that gives no answer is left in peace for a while, and does not keep others waiting.
+Must not: count sessions, or send anything of a day that is not over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from smtp_sts.config import Config, nameservers
+from smtp_sts.net.dns import Dns
+from smtp_sts.net.https import tls_context
+from smtp_sts.net.post import post_contexts
+from smtp_sts.net.resolv_conf import ResolvConf
+from smtp_sts.reporting import schedule
+from smtp_sts.reporting.attempt import ATTEMPT_SECONDS, Attempt, attempt
+from smtp_sts.reporting.compile import day_of
+from smtp_sts.reporting.dkim import record_faults
+from smtp_sts.reporting.making import Proposal, propose
+from smtp_sts.reporting.schedule import DAY
+from smtp_sts.reporting.settings import Settings, read_settings
+from smtp_sts.store import StoreError
+from smtp_sts.store.outbox import LEASE_SECONDS, Delivery, Outbox, Pending, open_outbox
+from smtp_sts.store.tallies import Tallies, open_tallies
+from smtp_sts.tlsrpt import PolicyResult
+
+#: Attempts under way at once; of them mails, and posts to one host.
+AT_ONCE: Final = 16
+MAILS_AT_ONCE: Final = 4
+#: Reports that are made at once.
+MADE_AT_ONCE: Final = 8
+#: A host that gave no answer is left alone so long at first, and at most (seconds).
+REST_SECONDS: Final = 60.0
+MAX_REST_SECONDS: Final = 3600.0
+#: How long before the end of this the loop looks again, whatever it waits for (seconds).
+POLL_SECONDS: Final = 30.0
+#: How often days are looked through for reports to plan, and for what can be forgotten (seconds).
+PLAN_SECONDS: Final = 600.0
+FORGET_SECONDS: Final = 3600.0
+#: After a jump of the clock nothing is made for so long: it may jump back (seconds).
+JUMP_SECONDS: Final = 60.0
+HOLD_SECONDS: Final = 900.0
+#: Counts and bytes are kept so long after all is settled (seconds); what became of it, and counts
+#: that nobody sent, so many days.
+KEEP_SECONDS: Final = 86400.0
+KEEP_STATES_DAYS: Final = 14
+KEEP_COUNTS_DAYS: Final = 35
+#: What is under way when the end comes may go on for so long.
+GRACE_SECONDS: Final = 3.0
+#: Between attempts to write down what was answered, at most (seconds).
+RECORD_SECONDS: Final = 30.0
+#: The host that stands for our own MTA.
+MTA: Final = ""
+
+assert ATTEMPT_SECONDS < LEASE_SECONDS
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """The time of day, which may be set, and one that cannot (both seconds)."""
+
+    wall: Callable[[], float] = time.time
+    steady: Callable[[], float] = time.monotonic
+
+
+async def keep_delivering(
+    config: Config,
+    *,
+    dns: Dns | None = None,
+    clock: Clock | None = None,
+    counts: Counter[str] | None = None,
+    poll: float = POLL_SECONDS,
+) -> None:
+    """Send reports until cancelled. Raises ConfigError and OSError (a CA file) at its start only.
+
+    `counts` counts what happened, by the words of `Courier.counts`.
+    """
+    courier = Courier(config, dns=dns, clock=clock, counts=counts)
+    try:
+        await courier.run(poll)
+    finally:
+        await courier.close()
+
+
+async def _settle(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Let them end by themselves for a while, then end them."""
+    if tasks:
+        await asyncio.wait(tasks, timeout=GRACE_SECONDS)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Courier:
+    """Makes reports and delivers them. Of one event loop; the store is used in threads."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        dns: Dns | None = None,
+        clock: Clock | None = None,
+        counts: Counter[str] | None = None,
+    ) -> None:
+        """Raises ConfigError, and OSError for a CA file that cannot be read."""
+        self._settings: Settings = read_settings(config)
+        self._deliver = config.tls_reports.deliver
+        self._url = config.store.url
+        self._dns = dns or Dns(
+            nameservers(config) or ResolvConf().servers,
+            timeout=config.dns.timeout,
+            trust_ad=config.dns.trust_ad,
+        )
+        self._contexts = post_contexts(tls_context(config.network.ca_file))
+        self._clock = clock or Clock()
+        self._holder = f"{socket.gethostname()[:30]}:{os.getpid()}:{os.urandom(6).hex()}"
+        self._outbox: Outbox | None = None
+        self._tallies: Tallies | None = None
+        self._store_lock = asyncio.Lock()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._recordings: set[asyncio.Task[None]] = set()
+        self._hosts: Counter[str] = Counter()
+        #: host -> until when it is left alone (monotonic), and for how long
+        self._resting: dict[str, tuple[float, float]] = {}
+        #: planned, unwanted, made, delivered, failed, given-up
+        self.counts: Counter[str] = Counter() if counts is None else counts
+        self._wake = asyncio.Event()
+
+    # The store
+
+    async def _with_store(self, work: Callable[[Tallies, Outbox], T]) -> T:
+        """Run in a thread, one at a time, and to its end also where the caller is cancelled."""
+
+        def run() -> T:
+            if self._tallies is None:
+                self._tallies = open_tallies(self._url)
+            if self._outbox is None:
+                self._outbox = open_outbox(self._url)
+            return work(self._tallies, self._outbox)
+
+        async def alone() -> T:
+            async with self._store_lock:
+                try:
+                    return await asyncio.to_thread(run)
+                except StoreError as error:
+                    if error.lost:
+                        self._let_go()
+                    raise
+
+        return await asyncio.shield(asyncio.ensure_future(alone()))
+
+    def _let_go(self) -> None:
+        for opened in (self._tallies, self._outbox):
+            if opened is not None:
+                opened.close()
+        self._tallies = self._outbox = None
+
+    async def close(self) -> None:
+        """Give the store back; it is opened again where it is needed."""
+        async with self._store_lock:
+            self._let_go()
+
+    # Going on by itself
+
+    async def run(self, poll: float = POLL_SECONDS) -> None:
+        """Deliver until cancelled; looks again every `poll` seconds at least."""
+        background = [asyncio.create_task(self._warn_of_key())]
+        trouble = 0.0
+        told = ""
+        planned = forgot = float("-inf")
+        today = -1
+        before = self._clock.wall(), self._clock.steady()
+        hold = float("-inf")
+        try:
+            while True:
+                self._wake.clear()
+                now, steady = self._clock.wall(), self._clock.steady()
+                jump = (now - before[0]) - (steady - before[1])
+                before = now, steady
+                if abs(jump) > JUMP_SECONDS:
+                    hold = steady + HOLD_SECONDS
+                    _log.warning(
+                        "the clock was set by %+.0f s: no TLS report is made for %.0f s, in case "
+                        "it is set back", jump, HOLD_SECONDS,
+                        extra={"fields": {"event": "tls-report-clock", "seconds": jump}},
+                    )  # fmt: skip
+                try:
+                    held = steady < hold
+                    if self._deliver and not held:
+                        if steady - planned >= PLAN_SECONDS or int(now // DAY) != today:
+                            await self._plan(now)
+                            planned, today = steady, int(now // DAY)
+                        await self._make(now)
+                    if self._deliver:
+                        await self._begin(now)
+                    if steady - forgot >= FORGET_SECONDS:
+                        await self._forget(now)
+                        forgot = steady
+                    wait = await self._until_next(now, poll, held=held)
+                    if told:
+                        _log.warning("the store is back; TLS reports go on")
+                    trouble, told = 0.0, ""
+                except StoreError as error:
+                    if str(error) != told:
+                        told = str(error)
+                        _log.error("TLS reports wait: %s", error)
+                    trouble = wait = min(max(2 * trouble, 1.0), RECORD_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
+        finally:
+            await self._end(background)
+
+    async def _until_next(self, now: float, poll: float, *, held: bool) -> float:
+        if held or not self._deliver:
+            return poll
+        busy = self._busy()
+        due = await self._with_store(lambda _, outbox: outbox.next_due(busy))
+        if due is None or len(self._tasks) >= AT_ONCE:
+            return poll
+        return min(max(due - now, 0.05), poll)
+
+    async def _end(self, background: Sequence[asyncio.Task[None]]) -> None:
+        for task in background:
+            task.cancel()
+        await _settle(list(self._tasks.values()))
+        await _settle(list(self._recordings))
+        await asyncio.gather(*background, return_exceptions=True)
+
+    async def _warn_of_key(self) -> None:
+        """Section 3: receivers ignore what is signed with a key that is not for reports."""
+        if self._settings.signer is None:
+            return
+        for fault in await record_faults(self._settings.signer, self._dns):
+            _log.warning(
+                "reports by mail will be ignored: %s", fault,
+                extra={"fields": {"event": "tls-report-key", "detail": fault}},
+            )  # fmt: skip
+
+    # Planning
+
+    async def _plan(self, now: float) -> None:
+        today = int(now // DAY)
+
+        def work(tallies: Tallies, outbox: Outbox) -> int:
+            new = 0
+            for day in tallies.days():
+                if today - schedule.LATE_DAYS <= day < today:
+                    new += self._plan_day(tallies, outbox, day, ())
+            return new
+
+        self.counts["planned"] += await self._with_store(work)
+
+    def _plan_day(
+        self, tallies: Tallies, outbox: Outbox, day: int, domains: Collection[str]
+    ) -> int:
+        counted = set(tallies.domains(day)) - outbox.planned(day)
+        if domains:
+            counted &= set(domains)
+        submitter, spread = self._settings.sender.submitter, self._settings.spread
+        return outbox.plan(
+            day, {name: schedule.send_at(day, name, submitter, spread) for name in counted}
+        )
+
+    # Making
+
+    async def _make(self, now: float, day: int | None = None, domains: Collection[str] = ()) -> int:
+        """Make some of the reports whose time has come; how many there were."""
+
+        def claim(_: Tallies, outbox: Outbox) -> list[Pending]:
+            return outbox.claim_reports(now, self._holder, MADE_AT_ONCE, day=day, domains=domains)
+
+        pending = await self._with_store(claim)
+        await asyncio.gather(*(self._make_one(one) for one in pending))
+        return len(pending)
+
+    async def _make_one(self, pending: Pending) -> None:
+        try:
+            proposal = await self.propose(pending.day, pending.domain)
+        except StoreError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one domain's must not keep back all others'
+            _log.error("%s: its TLS report cannot be made", pending.domain, exc_info=error)
+            proposal = Proposal("later", f"internal error: {type(error).__name__}")
+        now = self._clock.wall()
+        await self._with_store(partial(self._take, pending, proposal, now))
+
+    def _take(
+        self, pending: Pending, proposal: Proposal, now: float, _: Tallies, outbox: Outbox
+    ) -> None:
+        """Write down what is to become of a report."""
+        day, domain, holder = pending.day, pending.domain, self._holder
+        if proposal.verdict == "send":
+            if outbox.make(
+                pending, holder, proposal.parts, proposal.destinations, now=now,
+                give_up_at=now + schedule.RETRY_SECONDS, why=proposal.why,
+            ):  # fmt: skip
+                self.counts["made"] += 1
+                for to in proposal.destinations:
+                    if to.skipped:
+                        self._tell(logging.INFO, "skipped", day, domain, to.uri, to.skipped)
+            return
+        last = pending.send_at + schedule.RETRY_SECONDS
+        if proposal.verdict == "later" and (now < last or pending.tries == 0):
+            again = schedule.retry_at(now, pending.tries + 1, max(last, now + 1), domain)
+            outbox.put_off_report(pending, holder, again, proposal.why)
+            return
+        unwanted = proposal.verdict == "nobody"
+        state: Literal["unwanted", "given-up"] = "unwanted" if unwanted else "given-up"
+        if outbox.drop(pending, holder, state, proposal.why, now=now):
+            self.counts[state] += 1
+            level = logging.DEBUG if unwanted else logging.WARNING
+            self._tell(level, state, day, domain, "", proposal.why)
+
+    async def propose(self, day: int, domain: str) -> Proposal:
+        """What would be sent now of a UTC day to a domain, and where. Raises StoreError."""
+
+        def read(tallies: Tallies, _: Outbox) -> tuple[str, Sequence[PolicyResult]]:
+            return tallies.record(day, domain), tallies.results(day, domain)
+
+        seen, results = await self._with_store(read)
+        return await propose(day, domain, self._settings, self._dns, seen, results)
+
+    # Delivering
+
+    def _busy(self) -> set[str]:
+        """Hosts that are to be left alone now."""
+        steady = self._clock.steady()
+        busy = {host for host, (until, _) in self._resting.items() if until > steady}
+        busy |= {host for host, count in self._hosts.items() if count and host != MTA}
+        if self._hosts[MTA] >= MAILS_AT_ONCE:
+            busy.add(MTA)
+        return busy
+
+    async def _begin(
+        self, now: float, day: int | None = None, domains: Collection[str] = ()
+    ) -> None:
+        """Claim what is due, and begin to send it."""
+
+        def claim(free: int, busy: set[str], _: Tallies, outbox: Outbox) -> list[Delivery]:
+            return outbox.claim(now, self._holder, free, busy=busy, day=day, domains=domains)
+
+        def release(surplus: list[Delivery], _: Tallies, outbox: Outbox) -> None:
+            outbox.release(surplus, self._holder)
+
+        while (free := AT_ONCE - len(self._tasks)) > 0:
+            claimed = await self._with_store(partial(claim, free, self._busy()))
+            surplus = []
+            for delivery in claimed:
+                # One that is under way: its claim ran out while its end cannot be written down.
+                if delivery.host in self._busy():
+                    surplus.append(delivery)
+                elif delivery.id not in self._tasks:
+                    self._start(delivery)
+            if surplus:
+                await self._with_store(partial(release, surplus))
+            if len(surplus) == len(claimed):
+                return
+
+    def _start(self, delivery: Delivery) -> None:
+        self._hosts[delivery.host] += 1
+        task = asyncio.create_task(self._send(delivery))
+        self._tasks[delivery.id] = task
+
+        def ended(task: asyncio.Task[None]) -> None:
+            del self._tasks[delivery.id]
+            self._hosts[delivery.host] -= 1
+            self._wake.set()
+            if not task.cancelled() and (error := task.exception()):
+                _log.error("%s: a delivery failed", delivery.domain, exc_info=error)
+
+        task.add_done_callback(ended)
+
+    async def _send(self, delivery: Delivery) -> None:
+        try:
+            came = await attempt(delivery, self._settings, self._dns, self._contexts)
+        except asyncio.CancelledError:
+            # Nobody knows whether it arrived: as after a crash, but the claim need not run out.
+            now = self._clock.wall()
+            with contextlib.suppress(StoreError):
+                await self._with_store(
+                    lambda _, outbox: outbox.put_off(delivery, self._holder, now, "interrupted")
+                )
+            raise
+        self._rest(delivery.host, silent=came.silent)
+        recording = asyncio.create_task(self._record(delivery, came, self._clock.wall()))
+        self._recordings.add(recording)
+        recording.add_done_callback(self._recordings.discard)
+        await asyncio.shield(recording)
+
+    def _rest(self, host: str, *, silent: bool) -> None:
+        if not silent:
+            self._resting.pop(host, None)
+            return
+        _, last = self._resting.get(host, (0.0, REST_SECONDS / 2))
+        rest = min(last * 2, MAX_REST_SECONDS)
+        self._resting[host] = self._clock.steady() + rest, rest
+
+    async def _record(self, delivery: Delivery, came: Attempt, now: float) -> None:
+        """Write down what came of it, however long that takes: it must not be sent again."""
+        tries = delivery.tries + 1
+        word: Literal["delivered", "given-up", "failed"] = "failed"
+        if came.accepted:
+            word = "delivered"
+        elif came.hopeless or now >= delivery.give_up_at:
+            word = "given-up"
+
+        def work(_: Tallies, outbox: Outbox) -> None:
+            if word != "failed":
+                outbox.settle(delivery, word, came.answer, now=now)
+                return
+            again = schedule.retry_at(now, tries, delivery.give_up_at, delivery.uri, ask=came.wait)
+            outbox.put_off(delivery, self._holder, again, came.answer)
+
+        wait = 0.0
+        while True:
+            try:
+                await self._with_store(work)
+                break
+            except StoreError as error:
+                if not wait:
+                    self._tell(
+                        logging.ERROR, f"{word}, which cannot be written down", delivery.day,
+                        delivery.domain, delivery.uri, f"{came.answer}; {error}",
+                    )  # fmt: skip
+                wait = min(2 * wait + 0.5, RECORD_SECONDS)
+                await asyncio.sleep(wait)
+        self.counts[word] += 1
+        level = logging.WARNING if word == "given-up" else logging.INFO
+        answer = f"{came.answer} (attempt {tries})" if tries > 1 else came.answer
+        self._tell(level, word, delivery.day, delivery.domain, delivery.uri, answer)
+
+    def _tell(self, level: int, word: str, day: int, domain: str, uri: str, detail: str) -> None:
+        date = f"{day_of(day):%Y-%m-%d}"
+        _log.log(
+            level, "%s: TLS report of %s%s: %s: %s", domain, date, f" to {uri}" if uri else "",
+            word, detail,
+            extra={"fields": {
+                "event": "tls-report", "domain": domain, "day": date, "uri": uri, "outcome": word,
+                "detail": detail,
+            }},
+        )  # fmt: skip
+
+    # Forgetting
+
+    async def _forget(self, now: float) -> None:
+        today = int(now // DAY)
+        steady = self._clock.steady()
+        silent = [host for host, (until, _) in self._resting.items() if until > steady]
+
+        def work(tallies: Tallies, outbox: Outbox) -> list[tuple[str, str]]:
+            expired = []
+            while some := outbox.expire(silent, now):
+                expired += some
+            settled: dict[int, set[str]] = {}
+            for day, domain in outbox.settled(now - KEEP_SECONDS):
+                settled.setdefault(day, set()).add(domain)
+            for day in tallies.days():
+                counted = set(tallies.domains(day)) if day < today else set()
+                gone = counted if day < today - KEEP_COUNTS_DAYS else settled.get(day, set())
+                for domain in sorted(counted & gone):
+                    tallies.forget(day, domain)
+            outbox.forget_bodies(now - KEEP_SECONDS)
+            outbox.forget(today - KEEP_STATES_DAYS)
+            return expired
+
+        for domain, uri in await self._with_store(work):
+            self.counts["given-up"] += 1
+            _log.warning("%s: TLS report to %s: given-up: its host answered nobody", domain, uri)
+
+    # At an operator's word
+
+    async def counted(self, day: int) -> list[str]:
+        """The domains that something was counted of on a day. Raises StoreError."""
+        return sorted(await self._with_store(lambda tallies, _: tallies.domains(day)))
+
+    async def send_day(self, day: int, domains: Collection[str] = ()) -> None:
+        """Send now what is not settled of a day that is over, without waiting for its time: each
+        delivery once. What is being sent by another is left to them. What came of it stands in the
+        outbox. Raises StoreError, and ValueError for a day that is not over.
+        """
+        now = self._clock.wall()
+        if day >= int(now // DAY):
+            raise ValueError("the day is not over")
+
+        def hasten(tallies: Tallies, outbox: Outbox) -> None:
+            self._plan_day(tallies, outbox, day, domains)
+            outbox.hasten(day, domains, now)
+
+        await self._with_store(hasten)
+        while await self._make(now, day, domains):
+            continue
+        # What was made just now is due since.
+        now = self._clock.wall()
+        while True:
+            await self._begin(now, day, domains)
+            if not self._tasks:
+                return
+            await asyncio.wait(self._tasks.values(), return_when=asyncio.FIRST_COMPLETED)
