@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from smtp_sts.cli import main
 from smtp_sts.reporting.compile import Sender
 from smtp_sts.reporting.draft00 import compile_draft_reports
+from smtp_sts.store.outbox import Part, Planned, open_outbox
+from smtp_sts.store.tallies import Tally, open_tallies
 from smtp_sts.tlsrpt import (
     AppliedPolicy,
     Destination,
@@ -122,3 +128,42 @@ def test_a_policy_of_another_domain_is_reported_under_its_own() -> None:
     (mailing,) = compile_draft_reports(DAY, "bob.example", [other], ALICE)
     assert mailing.destinations == ()  # its URL leads out of carol.example: no valid policy there
     assert "leads to bob.example" in mailing.left_out[0]
+
+
+def test_each_part_goes_to_its_own_addressees(tmp_path: Path) -> None:
+    outbox = open_outbox(f"sqlite:///{tmp_path}/s.db")
+    try:
+        outbox.plan(DAY, {"bob.example": 0.0})
+        (pending,) = outbox.claim_reports(1.0, "me", 1)
+        parts = [Part(f"{n}@alice.example", b"x") for n in (1, 2, 3)]
+        to = [
+            Planned("mailto:json@bob.example", "", parts=(1,)),
+            Planned("mailto:xml@bob.example", "", parts=(2, 3)),
+            Planned("mailto:all@bob.example", ""),
+        ]
+        assert outbox.make(pending, "me", parts, to, now=1.0, give_up_at=9.0)
+        found = {(d.uri.partition("@")[0], d.part) for d in outbox.deliveries(DAY, now=1.0)}
+        assert found == {
+            ("mailto:json", 1), ("mailto:xml", 2), ("mailto:xml", 3),
+            ("mailto:all", 1), ("mailto:all", 2), ("mailto:all", 3),
+        }  # fmt: skip
+    finally:
+        outbox.close()
+
+
+def test_the_preview_has_both_forms(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/s.db"
+    tallies = open_tallies(url)
+    tallies.add([Tally(DAY, "bob.example", "", _result("mailto:r@bob.example"))])
+    tallies.close()
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f'[store]\nurl = "{url}"\n'
+        '[tls_reports]\norganization = "Alice"\ncontact = "reports@alice.example"\n'
+    )
+    command = ["--config", str(config), "report", "preview", "bob.example", "--day", "2016-03-31"]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 0
+    assert "bob.example: sts  10 good, 4 failed" in result.output
+    assert "XML of the first draft" in result.output
+    assert "mx-mismatch" in result.output

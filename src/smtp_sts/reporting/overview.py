@@ -14,6 +14,7 @@ import msgspec
 
 from smtp_sts.reporting.aggregate import DAY
 from smtp_sts.reporting.compile import Sender, compile_reports
+from smtp_sts.reporting.draft00 import compile_draft_reports
 from smtp_sts.store.outbox import DeliveryState, DeliveryStatus, Outbox, ReportStatus
 from smtp_sts.store.tallies import Tallies
 from smtp_sts.tlsrpt import unpack
@@ -120,7 +121,8 @@ def overview(tallies: Tallies, outbox: Outbox, now: float, domain: str = "") -> 
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """A report as it goes out: the JSON of its parts, and a sentence on what became of it."""
+    """A report as it goes out: its parts, and a sentence on what became of it. A part is JSON, or
+    the XML that a policy of the first draft asks for."""
 
     told: str
     parts: list[bytes]
@@ -141,7 +143,12 @@ def preview_of(tallies: Tallies, outbox: Outbox, day: int, domain: str, sender: 
     elif reports:
         told = f"{_fate(reports[0], set())}: {reports[0].why}"
     results = tallies.results(day, domain)
-    return Preview(told, [r.render() for r in compile_reports(day, domain, results, sender)])
+    drafts = compile_draft_reports(day, domain, results, sender)
+    return Preview(
+        told,
+        [r.render() for r in compile_reports(day, domain, results, sender)]
+        + [part.render() for mailing in drafts for part in mailing.parts],
+    )
 
 
 def _moment(at: float) -> str:

@@ -115,7 +115,8 @@ class Pending(msgspec.Struct, frozen=True):
 
 
 class Part(msgspec.Struct, frozen=True):
-    """One part of a report as it travels: `body` is its JSON, packed."""
+    """One part of a report as it travels: `body` is its JSON, or the XML of the first draft,
+    packed."""
 
     report_id: str
     body: bytes
@@ -123,11 +124,13 @@ class Part(msgspec.Struct, frozen=True):
 
 class Planned(msgspec.Struct, frozen=True):
     """Where the parts of a report go. `host` is what is busy while it is sent there; `skipped` says
-    why nothing goes there, "" where it does."""
+    why nothing goes there, "" where it does. `parts` are the numbers, from 1, of the parts that go
+    there; all where it is empty."""
 
     uri: str
     host: str
     skipped: str = ""
+    parts: Sequence[int] = ()
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -295,8 +298,11 @@ class Outbox:
         give_up_at: float,
         why: str = "",
     ) -> bool:
-        """Keep a report as it will be sent, with a delivery for each part and destination; False
-        where the claim was lost to another. `why` notes what was left out. Raises StoreError."""
+        """Keep a report as it will be sent, with a delivery for each part and destination of it;
+        False where the claim was lost to another. `why` notes what was left out.
+
+        Raises StoreError.
+        """
         deliveries = [
             {
                 "report": pending.id, "part": part, "uri": to.uri, "host": to.host,
@@ -306,6 +312,7 @@ class Outbox:
             }
             for part in range(1, len(parts) + 1)
             for to in destinations
+            if not to.parts or part in to.parts
         ]  # fmt: skip
         bodies = [
             {"report": pending.id, "part": number, "report_id": part.report_id,
