@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
+import dkim
 import msgspec
 import pytest
 from click.testing import CliRunner
 
 from smtp_sts.cli import main
 from smtp_sts.reporting.compile import Sender
+from smtp_sts.reporting.dkim import make_signer
 from smtp_sts.reporting.draft00 import compile_draft_reports
 from smtp_sts.store.outbox import Part, Planned, open_outbox
 from smtp_sts.store.tallies import Tally, open_tallies
@@ -19,9 +22,12 @@ from smtp_sts.tlsrpt import (
     Failure,
     PolicyResult,
     compose_draft,
+    open_report,
     read_xml,
 )
 from smtp_sts.tlsrpt.draft00_mail import SIGNATURE
+
+from .post_office import PostOffice
 
 DAY = 16_891  # 2016-03-31
 ALICE = Sender("Alice's Mail", "reports@alice.example")
@@ -167,3 +173,68 @@ def test_the_preview_has_both_forms(tmp_path: Path) -> None:
     assert "bob.example: sts  10 good, 4 failed" in result.output
     assert "XML of the first draft" in result.output
     assert "mx-mismatch" in result.output
+
+
+def _play(home: Path, rua: str, *, asks: str = "", limit: int = 0, failures: int = 2) -> PostOffice:
+    """A day of failures under a policy of bob's, delivered."""
+    many = tuple(
+        Failure("certificate-expired", n + 1, "", f"mx{n * 7919 % 10007}.bob.example")
+        for n in range(failures)
+    )
+
+    async def scene() -> PostOffice:
+        async with PostOffice(home) as office:
+            tallies = open_tallies(office.url)
+            tallies.add([Tally(office.day, "bob.example", "", _result(rua, many))])
+            tallies.close()
+            if asks:
+                office.ask("bob.example", asks)
+            await office.while_delivering(office.settled)
+            return office
+
+    return asyncio.run(scene())
+
+
+def test_a_draft_report_is_delivered_by_signed_mail_without_any_other_record(
+    tmp_path: Path,
+) -> None:
+    office = _play(tmp_path, "mailto:r@bob.example,mailto:s@carol.example!1m")
+    assert sorted(office.states()) == [
+        ("bob.example", "mailto:r@bob.example", "delivered"),
+        ("bob.example", "mailto:s@carol.example", "delivered"),
+    ]
+    for mail, content in zip(office.mta.mails, office.mta.contents(), strict=True):
+        enclosed = open_report(content)
+        assert enclosed.draft is not None
+        assert enclosed.draft.failed == 3
+        assert b"\r\nTLS-Required: No\r\n" in content  # section 4
+        assert f"To: {mail.rcpt_tos[0]}".encode() in content
+        key = make_signer("alice.example", "s1", str(tmp_path / "key")).record.encode()
+        assert dkim.verify(content, dnsfunc=lambda *_, key=key, **__: key, tlsrpt="strict")
+    assert len({open_report(c).message_id for c in office.mta.contents()}) == 2
+
+
+def test_who_asks_in_both_ways_gets_both_forms(tmp_path: Path) -> None:
+    office = _play(tmp_path, "mailto:xml@bob.example", asks="mailto:json@bob.example")
+    forms = {
+        mail.rcpt_tos[0]: open_report(content).draft is not None
+        for mail, content in zip(office.mta.mails, office.mta.contents(), strict=True)
+    }
+    assert forms == {"xml@bob.example": True, "json@bob.example": False}
+
+
+def test_mails_are_within_the_size_with_their_signature(tmp_path: Path) -> None:
+    office = _play(tmp_path, "mailto:r@bob.example!9k", failures=600)
+    contents = office.mta.contents()
+    assert len(contents) > 1
+    assert max(map(len, contents)) <= 9 * 1024
+    drafts = [open_report(content).draft for content in contents]
+    assert sum(draft.failed for draft in drafts if draft) == sum(range(1, 601))
+
+
+def test_a_size_that_no_report_can_keep_gets_nothing_and_says_so(tmp_path: Path) -> None:
+    office = _play(tmp_path, "mailto:r@bob.example!1k")
+    assert office.mta.mails == []
+    (report,) = office.reports()
+    assert report.state == "unwanted"
+    assert "more than 1024 bytes" in report.why

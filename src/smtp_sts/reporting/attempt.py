@@ -20,7 +20,14 @@ from smtp_sts.reporting.compile import unique_id
 from smtp_sts.reporting.mail import MAIL_SECONDS, MailTrouble, send_mail
 from smtp_sts.reporting.settings import Settings
 from smtp_sts.store.outbox import Delivery
-from smtp_sts.tlsrpt import MEDIA_TYPE_GZIP, RecordError, TlsrptError, compose, read_json, unpack
+from smtp_sts.tlsrpt import (
+    MEDIA_TYPE_GZIP,
+    RecordError,
+    TlsrptError,
+    compose,
+    compose_draft,
+    open_report,
+)
 from smtp_sts.tlsrpt.record import find_record
 
 POST_SECONDS: Final = 60.0
@@ -59,10 +66,15 @@ async def attempt(
 
 async def _mail(delivery: Delivery, recipient: str, settings: Settings) -> Attempt:
     def written() -> bytes:
-        report = read_json(unpack(delivery.body)).report
+        found = open_report(delivery.body)
         made_at = datetime.fromtimestamp(delivery.made_at, UTC)
-        unique = unique_id(report, delivery.uri)
-        message = compose(report, delivery.domain, recipient, unique, made_at)
+        if found.draft is not None:
+            unique = unique_id(found.draft, delivery.uri)
+            message = compose_draft(found.draft, recipient, unique, made_at)
+        else:
+            report = found.read.report
+            unique = unique_id(report, delivery.uri)
+            message = compose(report, delivery.domain, recipient, unique, made_at)
         return settings.signer.sign(message) if settings.signer else message
 
     try:

@@ -19,6 +19,7 @@ import msgspec
 from smtp_sts.tlsrpt import (
     MAX_REPORT,
     AppliedPolicy,
+    DraftReport,
     Failure,
     PolicyResult,
     Report,
@@ -72,7 +73,7 @@ def report_id(day: int, domain: str, submitter: str, *more: str) -> str:
     return f"{day_of(day):%Y%m%d}.{_digest(str(day), domain, submitter, *more)}@{submitter}"
 
 
-def unique_id(report: Report, destination: str) -> str:
+def unique_id(report: Report | DraftReport, destination: str) -> str:
     """Letters and digits for the file name (section 5.1) and the Message-ID of one delivery.
 
     Of the report and where it goes, and nothing else: a retry has the same.
