@@ -195,7 +195,7 @@ def test_a_lab_that_is_stopped_leaves_nothing_behind(
             env={**os.environ, "TMPDIR": home},
         )
         limit = time.monotonic() + 20
-        while not list(Path(home).glob("*/policy.sock")):
+        while not list(Path(home).glob("**/policy.sock")):
             assert time.monotonic() < limit
             time.sleep(0.02)
         process.send_signal(number)

@@ -42,7 +42,7 @@ _UNBOUND: Final = (
     "cache-max-negative-ttl: 1",
     "val-bogus-ttl: 1",
     "infra-host-ttl: 1",
-    "infra-cache-max-rtt: 1000",
+    "unknown-server-time-limit: 1000",
     "infra-keep-probing: yes",
     "aggressive-nsec: no",
     "harden-below-nxdomain: no",
@@ -182,7 +182,7 @@ class OnPath(Names):
             dirty, self._dirty = self._dirty, set()
             changed, self._changed = self._changed, set()
             for name in sorted(dirty):
-                self._write(self._zones[name])
+                await asyncio.to_thread(self._write, self._zones[name])
                 if name not in self._placed:
                     await self._listen(name, self._zones[name].address)
             if self._nsd is None:
@@ -206,7 +206,7 @@ class OnPath(Names):
             f"{at} {_LASTING} NS {server}",
             f"{server} {_LASTING} A {zone.address}",
         ]
-        for (name, rrtype), texts in zone.records.items():
+        for (name, rrtype), texts in list(zone.records.items()):
             lines += [f"{name}. {lasting} {rrtype} {text}" for text in texts]
         made = dns.zone.from_text("\n".join(lines), at, relativize=False)
         if zone.key:

@@ -134,18 +134,21 @@ async def play_in(
     done: Callable[[Result], None] = lambda result: None,
     senders: Callable[[Ask | None], Sending] | None = None,
     lacks: Mapping[Feature, str] = MappingProxyType({}),
+    between: float = _BETWEEN,
+    at_once: int = AT_ONCE,
 ) -> list[Result]:
     """Play scenarios in a world with a daemon that is not started yet.
 
     Where it is told to `watch`, a daemon that does not look again when it must has failed; of
     others it is only noted. `senders` makes what sends alice's mail, with the daemon and without;
-    what it `lacks` is not played. Raises SubjectError.
+    what it `lacks` is not played. One scenario begins `between` seconds after
+    another, and at most `at_once` play. Raises SubjectError.
     """
     left_out = [_left_out(scenario, lacks) for scenario in scenarios if scenario.uses & set(lacks)]
     for result in left_out:
         done(result)
     every, scenarios = scenarios, [s for s in scenarios if not s.uses & set(lacks)]
-    places = asyncio.Semaphore(AT_ONCE)
+    places = asyncio.Semaphore(at_once)
 
     async def one(scenario: Scenario, restarting: Restarting) -> Result:
         player = Player(
@@ -167,7 +170,7 @@ async def play_in(
                 tasks = []
                 for scenario in sorted(chosen, key=_length, reverse=True):
                     tasks.append(group.create_task(one(scenario, restarting)))
-                    await asyncio.sleep(_BETWEEN)
+                    await asyncio.sleep(between)
         except BaseExceptionGroup as troubles:
             raise _first(troubles) from None
         return [task.result() for task in tasks]

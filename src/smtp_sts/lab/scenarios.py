@@ -37,7 +37,7 @@ Consequence = Literal["bypass", "lost mail", "delay", "missing report", "load", 
 
 #: What a daemon or a mail server may do without: a scenario that needs it is then not supported,
 #: not wrong.
-Feature = Literal["dane", "tlsrpt", "relay"]
+Feature = Literal["dane", "tlsrpt", "relay", "san", "wildcard-certificate", "own-dane"]
 
 #: The longest a daemon's answer may take (law 6), seconds.
 ANSWER_LIMIT: Final = 5.0
@@ -249,14 +249,15 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     pitfalls: list[str] = []
     tags: list[str] = []
     needs: list[Feature] = []
+    #: what a real mail server must be able to do for it, whatever the daemon can
+    mta_needs: list[Feature] = []
     #: played by a daemon that may not connect to private addresses
     public_only: bool = False
 
     @property
     def uses(self) -> set[Feature]:
         """What daemon and mail server have to know for it."""
-        relay = any(isinstance(step, Sends) and step.via for step in self.steps)
-        return {*self.needs, "relay"} if relay else set(self.needs)
+        return {*self.needs, *self.mta_needs}
 
     @property
     def restarts(self) -> bool:
@@ -308,7 +309,10 @@ def choose(scenarios: Sequence[Scenario], wanted: Sequence[str]) -> list[Scenari
 
 
 def _cases(where: str, declared: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """A declaration with `cases` written out: each case's keys go into the steps marked `case`."""
+    """A declaration with `cases` written out: each case's keys go into the steps marked `case`.
+
+    `told` goes into the title, `mta_needs` into the declaration.
+    """
     cases = declared.pop("cases", None)
     name = str(declared.get("name", ""))
     if cases is None:
@@ -323,6 +327,8 @@ def _cases(where: str, declared: dict[str, Any]) -> list[tuple[str, dict[str, An
         extra = dict(keys)
         told = extra.pop("told", case.replace("-", " "))
         merged = {**declared, "title": f"{declared.get('title', '')}: {told}"}
+        if "mta_needs" in extra:
+            merged["mta_needs"] = extra.pop("mta_needs")
         merged["steps"] = [
             {key: value for key, value in {**step, **extra}.items() if key != "case"}
             if step.get("case")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from smtp_sts.lab.machine import run
 
 #: Mail servers in the lab have these names and nothing else of alice's.
-NAME = "alice.example"
-SENDER = "alice@alice.example"
+NAME: Final = "alice.example"
+SENDER: Final = "alice@alice.example"
+_ENVIRONMENT: Final = ("env", "-i", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C")
 
 
 def message(*recipients: str) -> str:
@@ -39,7 +40,8 @@ class Root:
 
     def in_root(self, *command: str, check: bool = True, text: str = "") -> str:
         """Run a command in it with `text` as its input; its output, or RuntimeError."""
-        return run(*self._inside, "chroot", str(self.root), *command, check=check, text=text)
+        inside = (*self._inside, "chroot", str(self.root), *_ENVIRONMENT)
+        return run(*inside, *command, check=check, text=text)
 
     def furnish(self, ca_file: Path) -> None:
         """What a mail server sees of the world: its resolver, its name, the CA that all believe."""

@@ -62,8 +62,9 @@ class Exim(Root):
         if naked:
             self.in_root("update-exim4.conf", "-o", NAKED)
             path = self.root / NAKED.lstrip("/")
-            text = re.sub(r"^(remote_smtp:)$", r"\1\n  hosts_try_dane =", path.read_text(),
-                          flags=re.MULTILINE)  # fmt: skip
+            head, driver, rest = path.read_text().partition("\nremote_smtp:\n")
+            before, own, after = rest.partition("  driver = smtp\n")
+            text = head + driver + before + own + "  hosts_try_dane =\n" + after
             path.write_text(text)
             (etc / "exim4/trusted_configs").write_text(f"{NAKED}\n")
         parts = "etc/exim4/conf.d"
@@ -75,7 +76,10 @@ class Exim(Root):
 
     def submit(self, *recipients: str, naked: bool = False) -> None:
         """Give it a message, and have it try at once."""
-        other = ("-C", NAKED) if naked else ()
+        other: tuple[str, ...] = ()
+        if naked:  # what had to wait with protection is tried without, not waited for
+            other = ("-C", NAKED)
+            (self.root / "var/spool/exim4/db/retry").unlink(missing_ok=True)
         submit = ("exim4", *other, "-odf", "-i", "-f", SENDER)
         self.in_root(*submit, *recipients, text=message(*recipients))
 

@@ -44,6 +44,9 @@ class Sendmail(Root):
         super().__init__(root, *inside)
         self.version = version
         self.log: list[str] = []
+        self._read = 0
+        self._tls: dict[str, str] = {}
+        self._found: dict[str, Outcome] = {}
 
     def configure(self, feature: str = "") -> None:
         """Make sendmail.cf by the page; `feature` stands in for its FEATURE line."""
@@ -79,15 +82,18 @@ class Sendmail(Root):
 
     def found(self, recipient: str) -> Outcome | None:
         """The last attempt logged for a recipient; None where there is none."""
-        found, tls = None, {}
-        for line in list(self.log):
+        while self._read < len(self.log):
+            line = self.log[self._read]
+            self._read += 1
             process_id = re.search(r"\[(\d+)\]: ", line)
             if process_id and "STARTTLS=client" in line:
-                tls[process_id[1]] = line
+                self._tls[process_id[1]] = line
             mark = re.search(r" to=(\S+), .*dsn=([\d.]+), stat=(\w+)", line)
-            if mark and process_id and recipient in mark[1]:
-                found = Outcome(mark[3], mark[2], line, tls.get(process_id[1], ""))
-        return found
+            if mark and process_id:
+                tls = self._tls.get(process_id[1], "")
+                for one in mark[1].split(","):
+                    self._found[one.strip("<>")] = Outcome(mark[3], mark[2], line, tls)
+        return self._found.get(recipient)
 
     def seen(self, recipient: str) -> Seen | None:
         """The last attempt for a recipient; None before there is one."""
