@@ -65,7 +65,7 @@ def test_a_daemon_that_knows_nothing_of_the_lab_is_scored(tmp_path: Path) -> Non
     assert {"dane", "restart", "private-address-loopback", "cached-policy-host-blocked"} <= {
         *verdicts
     }
-    assert done.returncode == 1
+    assert done.returncode == 0  # what it need not do is not wrong
 
 
 @pytest.mark.parametrize(
