@@ -315,7 +315,8 @@ def parse(text: str, name: str = "configuration") -> Config:
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{name}: not valid TOML: {error}") from None
+        twice = ": what stands there twice? Keep one" if "overwrite" in str(error) else ""
+        raise ConfigError(f"{name}: not valid TOML: {error}{twice}") from None
     for section, value in data.items():
         known = _known_keys(())
         _refuse_unknown(text, name, (section,), known)

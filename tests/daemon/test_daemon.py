@@ -17,6 +17,7 @@ from smtp_sts.config import EXAMPLE, Config, ConfigError, UnixAddress, parse
 from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World
 from smtp_sts.mta.client import ask
+from smtp_sts.store import open_store
 
 from .process import COMMAND, daemon, until, workers_of
 
@@ -254,6 +255,22 @@ def test_a_bad_configuration_names_place_and_remedy(
         assert told.returncode == 2
         assert all(word in told.stderr for word in words), told.stderr
         assert "Traceback" not in told.stderr
+
+
+def test_config_check_makes_no_store_for_who_makes_it_owns_it(tmp_path: Path) -> None:
+    """Run by root before the first start, it would leave a file that the daemon cannot write to."""
+    path, store = tmp_path / "c.toml", tmp_path / "s.db"
+    path.write_text(f'[store]\nurl = "sqlite:///{store}"\n[overrides]\n"a.example" = {{}}\n')
+    told = run("--config", str(path), "config", "check")
+    assert told.returncode == 0, told.stderr
+    assert f"{store}, not there yet: the daemon makes it" in told.stdout
+    assert "warning:       overrides: 'a.example' says nothing" in told.stdout
+    assert list(tmp_path.iterdir()) == [path]
+    open_store(f"sqlite:///{store}").close()
+    assert f"{store}, 0 policies" in run("--config", str(path), "config", "check").stdout
+    store.write_bytes(b"garbage" * 1000)
+    told = run("--config", str(path), "config", "check")
+    assert (told.returncode, "not a database" in told.stderr) == (2, True), told
 
 
 def test_a_configuration_error_is_a_value_error() -> None:

@@ -57,7 +57,8 @@ Speaker = Callable[[Service], Connection]
 
 _words = st.sampled_from([
     b"postfix bob.example", b"19:postfix bob.example,", b"get bob.example\n", b"get ", b"%41",
-    b"%4",     b"\n", b"\r\n", b",", b":", b"5:", b"00", b"999999999999", b"0:,", b" ", b"\0", b"\xff\xfe",
+    b"%4", b"\n", b"\r\n", b",", b":", b"5:", b"00", b"999999999999", b"0:,", b" ", b"\0",
+    b"\xff\xfe",
     "b\u00fc.example".encode(), b"x" * 300, b"x" * 11_000, b"bob.example\n", b"explain bob.example",
     b"[bob.example]:25", b"12:sts a.example,", b"10:postfix   ,",
 ])  # fmt: skip

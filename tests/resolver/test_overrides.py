@@ -133,6 +133,20 @@ def test_rules_without_effect_are_named() -> None:
     ]
 
 
+def test_a_rule_against_dane_where_there_is_none_is_named() -> None:
+    rules = overrides.read(
+        config_with(
+            '[overrides]\n"a.example" = { dane = false }\n'
+            '"b.example" = { dane = false, testing_as_enforce = true }\n'
+        ).overrides
+    )
+    assert overrides.never_applied(rules) == []
+    (told,) = overrides.never_applied(rules, dane=False)
+    assert told.startswith(
+        "overrides: 'a.example' says dane = false, and DANE is looked for nowhere"
+    )
+
+
 def test_a_policy_of_the_operators_is_read_as_a_domains_is() -> None:
     rules = overrides.read(config_with(RULES).overrides)
     decided = overrides.fixed(rules["tested.example"], "tested.example", 0.0)

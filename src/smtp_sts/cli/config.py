@@ -26,8 +26,9 @@ def check(config_path: str | None) -> None:
     """Read the configuration as the daemon would; status 2 where it would refuse it."""
     from smtp_sts import daemon
     from smtp_sts.config import ConfigError, control_address, find_path, listeners, load
+    from smtp_sts.mta.lookup import reach_of
     from smtp_sts.resolver import overrides
-    from smtp_sts.store import StoreError, open_store
+    from smtp_sts.store import StoreError, is_shared, missing, open_store, open_to_read
 
     try:
         loaded = load(config_path)
@@ -38,13 +39,18 @@ def check(config_path: str | None) -> None:
     click.echo(f"configuration: {find_path(config_path) or 'defaults, no file'}: good")
     click.echo(f"listens on:    {', '.join(map(str, listeners(loaded)))}")
     click.echo(f"control:       {control_address(loaded) or 'off'}")
-    for sentence in overrides.never_applied(overrides.read(loaded.overrides)):
+    dane = loaded.policy.dane and reach_of(loaded).dns.trusts_ad
+    for sentence in overrides.never_applied(overrides.read(loaded.overrides), dane=dane):
         click.echo(f"warning:       {sentence}")
     click.echo(f"workers:       {daemon.worker_count(loaded)}")
     try:
-        store = open_store(loaded.store.url)
-        click.echo(f"store:         {store.place}, {store.count()} policies")
-        store.close()
+        if place := missing(loaded.store.url):  # whoever makes it owns it: that is the daemon
+            click.echo(f"store:         {place}, not there yet: the daemon makes it")
+        else:
+            opened = open_store if is_shared(loaded.store.url) else open_to_read
+            store = opened(loaded.store.url)
+            click.echo(f"store:         {store.place}, {store.count()} policies")
+            store.close()
     except StoreError as error:
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(2)

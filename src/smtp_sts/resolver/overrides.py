@@ -59,8 +59,9 @@ def find(rules: Rules, domain: str) -> Rule | None:
     return found
 
 
-def never_applied(rules: Rules) -> list[str]:
-    """A sentence for each rule that changes nothing that a wider one does not do already."""
+def never_applied(rules: Rules, *, dane: bool = True) -> list[str]:
+    """A sentence for each rule that changes nothing that a wider one does not do already, or, where
+    `dane` is not looked for at all, does not do anyway."""
     told = []
     for key, rule in rules.items():
         wider = find({k: r for k, r in rules.items() if k != key}, key.removeprefix("."))
@@ -68,6 +69,11 @@ def never_applied(rules: Rules) -> list[str]:
             told.append(f"overrides: {rule.key!r} says what {wider.key!r} says already")
         elif wider is None and _effect(rule) == (None, False, False):
             told.append(f"overrides: {rule.key!r} says nothing: no wider rule is there to lift")
+        elif not dane and rule.never_dane and not rule.testing_as_enforce and wider is None:
+            told.append(
+                f"overrides: {rule.key!r} says dane = false, and DANE is looked for nowhere: "
+                "policy.dane is false, or no resolver's AD bit is trusted"
+            )
     return told
 
 

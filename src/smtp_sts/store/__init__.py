@@ -305,6 +305,13 @@ def check(url: str) -> None:
         postgresql.check(url)
 
 
+def missing(url: str) -> str:
+    """Where a store of one machine will be made, if it is not there; else ""."""
+    if is_shared(url) or _path_of(url).exists():
+        return ""
+    return str(_path_of(url))
+
+
 def open_store(url: str) -> Store:
     """Open or make the store, read-only where it cannot be written. Raises StoreError."""
     if is_shared(url):
@@ -449,6 +456,7 @@ __all__ = [
     "Stored",
     "check",
     "is_shared",
+    "missing",
     "open_store",
     "open_to_read",
     "repair",
