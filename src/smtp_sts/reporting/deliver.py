@@ -152,6 +152,8 @@ class Courier:
         self._resting: dict[str, tuple[float, float]] = {}
         #: planned, unwanted, made, delivered, failed, given-up
         self.counts: Counter[str] = Counter() if counts is None else counts
+        #: is told what happens: a word, the domain, the URI or "", and the details
+        self.on_event: Callable[[str, str, str, str], None] | None = None
         self._wake = asyncio.Event()
 
     # The store
@@ -459,6 +461,8 @@ class Courier:
         self._tell(level, word, delivery.day, delivery.domain, delivery.uri, answer)
 
     def _tell(self, level: int, word: str, day: int, domain: str, uri: str, detail: str) -> None:
+        if self.on_event is not None:
+            self.on_event(word, domain, uri, detail)
         date = f"{day_of(day):%Y-%m-%d}"
         _log.log(
             level, "%s: TLS report of %s%s: %s: %s", domain, date, f" to {uri}" if uri else "",
@@ -501,6 +505,11 @@ class Courier:
     async def counted(self, day: int) -> list[str]:
         """The domains that something was counted of on a day. Raises StoreError."""
         return sorted(await self._with_store(lambda tallies, _: tallies.domains(day)))
+
+    async def settled(self, day: int) -> set[str]:
+        """The domains whose report of a day is made already, or not to be. Raises StoreError."""
+        found = await self._with_store(lambda _, outbox: outbox.reports(day, day))
+        return {report.domain for report in found if report.state != "waiting"}
 
     async def send_day(self, day: int, domains: Collection[str] = ()) -> None:
         """Send now what is not settled of a day that is over, without waiting for its time: each

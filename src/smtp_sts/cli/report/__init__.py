@@ -13,6 +13,7 @@ COMMANDS: Final = {
     "convert": "A TLS report into the other form: JSON of RFC 8460, XML of the first draft.",
     "import-log": "Count the TLS sessions in an old log of Postfix or Exim.",
     "preview": "The report of a day to a domain, as it would go or went.",
+    "send": "The reports of a day, now; or what would be sent, and where to.",
     "show": "Any TLS report, for people: counts, failures, what they mean and what to do.",
     "status": "What was collected today, what waits, and what was delivered and where.",
 }
