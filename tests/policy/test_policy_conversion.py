@@ -127,7 +127,9 @@ def _convert(path: Path, *options: str) -> Result:
 @pytest.mark.parametrize(
     "text",
     [RECORD, RECORD + b"\n", b'"' + RECORD[:60] + b'" "' + RECORD[60:] + b'"\n',
-     b'( "' + RECORD[:60] + b'"\n  "' + RECORD[60:] + b'" )'],
+     b'( "' + RECORD[:60] + b'"\n  "' + RECORD[60:] + b'" )',
+     b'"' + RECORD.replace(b";", b"\\;").replace(b"m", b"\\109") + b'"\n"v=spf1 -all"\n',
+     b'"v=spf1 -all"\n"' + RECORD + b'"\n'],
 )  # fmt: skip
 def test_what_to_publish_for_rfc_8461_is_printed(tmp_path: Path, text: bytes) -> None:
     (tmp_path / "r").write_bytes(text)

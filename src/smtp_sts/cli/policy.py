@@ -12,6 +12,8 @@ import click
 if TYPE_CHECKING:
     from smtp_sts.policy import Authentication, DraftRecord, ReportUri
 
+_QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"', re.DOTALL)
+_ESCAPE: Final = re.compile(rb"\\(?:([0-9]{3})|(.))", re.DOTALL)
 #: Characters of one character-string of a TXT record (RFC 1035 section 3.3).
 TXT_STRING: Final = 255
 
@@ -135,12 +137,20 @@ def _record(body: bytes, domain: str) -> DraftRecord:
     from smtp_sts.policy import RecordError, find_draft_record
 
     text = body.strip(b"\r\n")
+    records = [text]
     if text.lstrip(b" \t(").startswith(b'"'):
-        text = b"".join(re.findall(rb'"([^"]*)"', text))
-    record = find_draft_record([text], domain)
+        # dig prints a record a line; in a zone file parentheses hold one together
+        lines = [text] if b"(" in text.partition(b'"')[0] else text.splitlines()
+        records = [b"".join(map(_unquoted, _QUOTED.findall(line))) for line in lines]
+    record = find_draft_record(records, domain)
     if record is None:
         raise RecordError("record-none", "does not begin with v=STS1")
     return record
+
+
+def _unquoted(string: bytes) -> bytes:
+    """A character-string without its escapes (RFC 1035 section 5.1)."""
+    return _ESCAPE.sub(lambda m: bytes([int(m[1]) & 255]) if m[1] else m[2], string)
 
 
 def _to_draft(

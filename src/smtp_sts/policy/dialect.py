@@ -15,8 +15,9 @@ DIALECTS: Final[dict[Dialect, str]] = {
     "rfc8461": "RFC 8461 (MTA-STS)",
     "draft00": "draft-margolis-smtp-sts-00",
 }
-# A record of the draft has its version first, with "="; a policy document has "key: value" lines.
-_DRAFT: Final = re.compile(rb"\s*[\"(\s]*[vV][ \t]*=[ \t]*STS1[ \t]*(?:[;\"\s]|\Z)")
+# A record of the draft has its version first, with "="; a policy document has "key: value" lines,
+# and no line in quotes, as TXT records are printed.
+_DRAFT: Final = re.compile(rb"\s*(?:[\"(]|[vV][ \t]*=[ \t]*STS1[ \t]*(?:[;\r\n]|\Z))")
 
 
 def dialect_of(text: bytes) -> Dialect:
