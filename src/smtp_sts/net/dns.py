@@ -102,13 +102,8 @@ class Dns:
         are such: that one of those is silent must not make a signed name look like an unsigned one
         (RFC 7672 section 2.1.1).
         """
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await self._follow(name, rrtype, validated)
-        except TimeoutError:
-            raise NetFailure(
-                "dns-timeout", f"no usable answer for {name} within {self._timeout:g} s"
-            ) from None
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        return await self._follow(name, rrtype, validated, deadline)
 
     async def txt(self, name: str) -> Answer:
         """The TXT records of a name, `bytes` each. Raises NetFailure."""
@@ -135,10 +130,10 @@ class Dns:
     def close(self) -> None:
         """Nothing is held between questions; here so that a caller need not know."""
 
-    async def _follow(self, name: str, rrtype: int, validated: bool) -> Answer:
+    async def _follow(self, name: str, rrtype: int, validated: bool, deadline: float) -> Answer:
         ad, ttl, asked = True, None, name
         for _ in range(MAX_ALIASES + 1):
-            message, trusted = await self._ask(asked, rrtype, validated)
+            message, trusted = await self._ask(asked, rrtype, validated, deadline)
             ad = ad and message.ad and trusted
             ttl = message.ttl if ttl is None else min(ttl, message.ttl)
             moved = message.name != asked.removesuffix(".").lower()
@@ -147,16 +142,25 @@ class Dns:
             asked = message.name
         raise NetFailure("dns-cname-loop", f"the CNAMEs of {name} lead nowhere")
 
-    async def _ask(self, name: str, rrtype: int, validated: bool) -> tuple[Message, bool]:
+    async def _ask(
+        self, name: str, rrtype: int, validated: bool, deadline: float
+    ) -> tuple[Message, bool]:
+        loop = asyncio.get_running_loop()
         told: NetFailure | None = None
-        silent = NetFailure("dns-unreachable", "no name server is configured")
+        silent: NetFailure | None = None
         servers = self._in_turn(validated)
         trusted = self._trusted
         for _ in range(ROUNDS):
             for server in tuple(servers):
+                left = deadline - loop.time()
                 try:
-                    message = await _attempt(server, name, rrtype)
+                    message = await _attempt(server, name, rrtype, min(left, ATTEMPT_SECONDS))
                 except NetFailure as failure:
+                    if failure.slug == "dns-timeout" and left < ATTEMPT_SECONDS:
+                        raise NetFailure(
+                            "dns-timeout",
+                            f"no usable answer for {name} within {self._timeout:g} s",
+                        ) from None
                     if failure.slug in _SILENT:
                         silent = failure
                         self._was_silent(server)
@@ -170,7 +174,7 @@ class Dns:
                     self._silent.pop(server, None)
                     return message, trusted[server]
         # What a resolver said tells more than that another one was silent.
-        raise told or silent
+        raise told or silent or NetFailure("dns-unreachable", "no name server is configured")
 
     def _in_turn(self, validated: bool) -> list[tuple[str, int]]:
         """The resolvers in the order in which they are asked."""
@@ -188,58 +192,85 @@ class Dns:
         self._silent[server] = (times, until)
 
 
-async def _attempt(server: tuple[str, int], name: str, rrtype: int) -> Message:
+async def _attempt(server: tuple[str, int], name: str, rrtype: int, seconds: float) -> Message:
     """One question to one resolver, answered with NOERROR or NXDOMAIN. Raises NetFailure."""
-    shown = f"{server[0]}:{server[1]}"
     try:
-        async with asyncio.timeout(ATTEMPT_SECONDS):
-            message = await _exchange(server, name, rrtype)
+        message = await _exchange(server, name, rrtype, seconds)
     except TimeoutError:
-        raise NetFailure("dns-timeout", f"resolver {shown} did not answer for {name}") from None
+        raise NetFailure(
+            "dns-timeout", f"resolver {_shown(server)} did not answer for {name}"
+        ) from None
     except OSError as error:
         raise NetFailure(
-            "dns-unreachable", f"resolver {shown} cannot be reached: {error.strerror}"
+            "dns-unreachable", f"resolver {_shown(server)} cannot be reached: {error.strerror}"
         ) from None
     except AliasLoop as error:
         raise NetFailure("dns-cname-loop", f"{name}: {error}") from None
     except WireError as error:
         raise NetFailure(
-            "dns-malformed", f"resolver {shown}, question for {name}: {error}"
+            "dns-malformed", f"resolver {_shown(server)}, question for {name}: {error}"
         ) from None
     if message.rcode == dnswire.SERVFAIL:
-        raise NetFailure("dns-servfail", f"resolver {shown} says SERVFAIL for {name}")
+        raise NetFailure("dns-servfail", f"resolver {_shown(server)} says SERVFAIL for {name}")
     if message.rcode not in (NOERROR, NXDOMAIN):
         raise NetFailure(
-            "dns-refused", f"resolver {shown} refuses {name} with code {message.rcode}"
+            "dns-refused", f"resolver {_shown(server)} refuses {name} with code {message.rcode}"
         )
     return message
 
 
-async def _exchange(server: tuple[str, int], name: str, rrtype: int) -> Message:
-    """One question to one resolver. Raises OSError, WireError, TimeoutError (of the caller's)."""
+def _shown(server: tuple[str, int]) -> str:
+    return f"{server[0]}:{server[1]}"
+
+
+async def _exchange(server: tuple[str, int], name: str, rrtype: int, seconds: float) -> Message:
+    """One question to one resolver. Raises OSError, WireError, TimeoutError."""
     loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
     message_id = int.from_bytes(os.urandom(2), "big")
     packet = dnswire.query(message_id, name, rrtype)
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
+    answered: asyncio.Future[Message] = loop.create_future()
+
+    def readable() -> None:
+        try:
+            data = udp.recv(65535)
+            message = dnswire.parse(data, message_id, name, rrtype)
+        except BlockingIOError:
+            return
+        except WireError as error:
+            # A forged packet must not end the wait for the true one; but one that has our id
+            # and is broken is the resolver's.
+            ours = data[:2] == packet[:2] and len(data) >= 12 and data[2] & 0x80
+            if ours and not answered.done():
+                answered.set_exception(error)
+        except OSError as error:
+            if not answered.done():
+                answered.set_exception(error)
+        else:
+            if not answered.done():
+                answered.set_result(message)
+
+    def late() -> None:
+        if not answered.done():
+            answered.set_exception(TimeoutError())
+
     # A socket of its own for each question: the kernel gives it an unpredictable source port, and
     # being connected it takes nothing from another address.
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as udp:
         udp.connect(server)
         udp.send(packet)
-        while True:
-            data = await loop.sock_recv(udp, 65535)
-            try:
-                message = dnswire.parse(data, message_id, name, rrtype)
-            except WireError:
-                # A forged packet must not end the wait for the true one; but one that has our id
-                # and is broken is the resolver's.
-                if data[:2] == packet[:2] and len(data) >= 12 and data[2] & 0x80:
-                    raise
-                continue
-            break
-    return (
-        await _over_tcp(server, packet, message_id, name, rrtype) if message.truncated else message
-    )
+        loop.add_reader(udp, readable)
+        timer = loop.call_later(seconds, late)
+        try:
+            message = await answered
+        finally:
+            timer.cancel()
+            loop.remove_reader(udp)
+    if not message.truncated:
+        return message
+    async with asyncio.timeout_at(deadline):
+        return await _over_tcp(server, packet, message_id, name, rrtype)
 
 
 async def _over_tcp(

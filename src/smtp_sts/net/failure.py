@@ -55,7 +55,9 @@ class NetFailure(Exception):
         if slug not in CAUSES:
             raise AssertionError(f"unknown failure slug {slug!r}")
         self.slug = slug
-        self.sentence = "".join(c if c.isprintable() else "?" for c in sentence)
+        if not sentence.isprintable():
+            sentence = "".join(c if c.isprintable() else "?" for c in sentence)
+        self.sentence = sentence
         super().__init__(f"{slug}: {self.sentence}")
 
     @property
