@@ -276,7 +276,8 @@ def show(result: dict[str, object]) -> None:
     columns = [OURS, REFERENCE_NAME, UVLOOP, *BARE]
     print(f"{'answers a second':30}" + "".join(f"{name:>19}" for name in columns))
     for what, by in rates.items():
-        print(f"{what:30}" + "".join(f"{by[n]:19.0f}" if n in by else f"{'-':>19}" for n in columns))
+        cells = [f"{by[name]:.0f}" if name in by else "-" for name in columns]
+        print(f"{what:30}" + "".join(f"{cell:>19}" for cell in cells))
     heads = ["to reference", "goal", "to uvloop form", "of ceiling in C"]
     print(f"\n{'ratio of smtp-sts':30}" + "".join(f"{head:>19}" for head in heads))
     for what, to in ratios.items():

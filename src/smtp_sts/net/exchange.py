@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 
 import h11
 
+from smtp_sts.net import tls
 from smtp_sts.net.addresses import is_public
 from smtp_sts.net.failure import NetFailure
 
@@ -171,14 +172,12 @@ async def connect(
     seconds: float,
 ) -> tuple[asyncio.Transport, E]:
     """Connect to an address as `host`, and begin the exchange. Raises NetFailure."""
-    loop = asyncio.get_running_loop()
+    exchange = make()
     try:
         async with asyncio.timeout(seconds):
             # The address is pinned: no second look-up between check and use. SNI is the host (RFC
             # 8461 section 7.1), and so is the name that the certificate is checked for.
-            return await loop.create_connection(
-                make, address, port, ssl=context, server_hostname=host
-            )
+            return await tls.connect(exchange, host, address, port, context), exchange
     except TimeoutError:
         raise NetFailure(
             "tcp-timeout", f"{where}: no TLS connection within {seconds:g} s"
