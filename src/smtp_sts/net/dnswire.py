@@ -35,6 +35,8 @@ MAX_POINTERS: Final = 127
 #: A: text; AAAA: text; TXT: the character-strings joined; MX: (preference, host); else raw.
 Rdata = str | bytes | tuple[int, str]
 
+#: The compressed form of the name of the question: it stands behind the header.
+_POINTER_TO_QUESTION: Final = b"\xc0\x0c"
 _HEADER: Final = struct.Struct("!6H")
 _RR: Final = struct.Struct("!2HIH")
 _SOA_TIMES: Final = struct.Struct("!5I")
@@ -152,9 +154,15 @@ def _rdata(data: bytes, start: int, length: int, rrtype: int) -> Rdata:
     return raw
 
 
-def _record(data: bytes, position: int) -> tuple[str, int, int, int, int, int]:
-    """Owner, type, class, TTL of the record at `position`; where its data begin and end."""
-    owner, position = _name(data, position)
+def _record(data: bytes, position: int, asked: str = "") -> tuple[str, int, int, int, int, int]:
+    """Owner, type, class, TTL of the record at `position`; where its data begin and end.
+
+    `asked` is the name of the question, if the record may point there.
+    """
+    if asked and data.startswith(_POINTER_TO_QUESTION, position):
+        owner, position = asked, position + 2
+    else:
+        owner, position = _name(data, position)
     start = position + _RR.size
     if start > len(data):
         raise WireError("record runs past the end")
@@ -185,19 +193,22 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
     got_id, flags, questions, answers, authorities, _ = _HEADER.unpack_from(data)
     if got_id != message_id or not flags & 0x8000 or flags & 0x7800 or questions != 1:
         raise WireError("not the response to this question")
-    asked, position = _name(data, 12)
-    if position + 4 > len(data):
-        raise WireError("question runs past the end")
-    if asked != name.removesuffix(".").lower() or data[position : position + 4] != struct.pack(
-        "!2H", rrtype, 1
-    ):
-        raise WireError("response to another question")
-    position += 4
+    asked, position = name.removesuffix(".").lower(), 12
+    question = encode_name(asked) + struct.pack("!2H", rrtype, 1)
+    if data.startswith(question, 12):  # as nearly always: letter for letter what we asked
+        position += len(question)
+    else:
+        found_name, position = _name(data, 12)
+        if position + 4 > len(data):
+            raise WireError("question runs past the end")
+        if found_name != asked or data[position : position + 4] != question[-4:]:
+            raise WireError("response to another question")
+        position += 4
     truncated = bool(flags & 0x0200)
     found: dict[str, list[tuple[int, Rdata]]] = {}
     aliases: dict[str, tuple[str, int]] = {}
     for _ in range(0 if truncated else answers):
-        owner, kind, rrclass, ttl, start, position = _record(data, position)
+        owner, kind, rrclass, ttl, start, position = _record(data, position, asked)
         if rrclass == 1 and kind == rrtype:
             found.setdefault(owner, []).append((ttl, _rdata(data, start, position - start, kind)))
         elif rrclass == 1 and kind == CNAME:

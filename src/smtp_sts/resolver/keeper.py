@@ -400,8 +400,10 @@ def _write(
     released: tuple[list[str], str],
 ) -> bool:
     store.put(list(batch.values()))
-    store.touch(used)
-    store.delete(purged)
+    if used:
+        store.touch(used)
+    if purged:
+        store.delete(purged)
     if released[0]:
         store.release(*released)
     return True

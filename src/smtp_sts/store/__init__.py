@@ -26,6 +26,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    bindparam,
     create_engine,
     delete,
     event,
@@ -57,6 +58,18 @@ _policies = Table(
     Index("policies_refresh", "refresh_at"),
 )
 
+
+# Built once: building them costs more than running them.
+_GET = select(_policies).where(_policies.c.domain.in_(bindparam("domains", expanding=True)))
+_NEW = upsert(_policies)
+_PUT = _NEW.on_conflict_do_update(
+    index_elements=["domain"],
+    set_={c.name: _NEW.excluded[c.name] for c in _policies.c if c.name != "domain"},
+    # Two writers: the later fetch wins, whichever comes first. One from the future is a wrong
+    # clock's, and must not keep later ones out.
+    where=(_policies.c.fetched_at <= _NEW.excluded.fetched_at)
+    | (_policies.c.fetched_at > bindparam("latest")),
+)
 
 #: How the URL of a store begins that many machines share.
 _SHARED: Final = "postgresql://"
@@ -150,9 +163,7 @@ class Store:
         with self._begin() as connection:
             for start in range(0, len(wanted), 500):
                 some = wanted[start : start + 500]
-                for row in connection.execute(
-                    select(_policies).where(_policies.c.domain.in_(some))
-                ):
+                for row in connection.execute(_GET, {"domains": some}):
                     found[row.domain] = Stored(*row)
         return found
 
@@ -160,17 +171,10 @@ class Store:
         """Keep these policies, each in place of what its domain had. Raises StoreError."""
         if not policies:
             return
-        statement = upsert(_policies)
-        statement = statement.on_conflict_do_update(
-            index_elements=["domain"],
-            set_={c.name: statement.excluded[c.name] for c in _policies.c if c.name != "domain"},
-            # Two writers: the later fetch wins, whichever comes first. One from the future is a
-            # wrong clock's, and must not keep later ones out.
-            where=(_policies.c.fetched_at <= statement.excluded.fetched_at)
-            | (_policies.c.fetched_at > time.time() + FUTURE_SECONDS),
-        )
+        latest = time.time() + FUTURE_SECONDS
         with self._begin() as connection:
-            connection.execute(statement, [msgspec.structs.asdict(p) for p in policies])
+            rows = [{**msgspec.structs.asdict(p), "latest": latest} for p in policies]
+            connection.execute(_PUT, rows)
 
     def touch(self, used: dict[str, float]) -> None:
         """Note when domains were last asked for. Raises StoreError."""
