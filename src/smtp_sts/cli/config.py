@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from smtp_sts.config import Config
 
 
 @click.group()
@@ -43,6 +47,8 @@ def check(config_path: str | None) -> None:
     for sentence in overrides.never_applied(overrides.read(loaded.overrides), dane=dane):
         click.echo(f"warning:       {sentence}")
     click.echo(f"workers:       {daemon.worker_count(loaded)}")
+    if loaded.tls_reports.enabled:
+        _check_reports(loaded)
     try:
         if place := missing(loaded.store.url):  # whoever makes it owns it: that is the daemon
             click.echo(f"store:         {place}, not there yet: the daemon makes it")
@@ -54,3 +60,30 @@ def check(config_path: str | None) -> None:
     except StoreError as error:
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(2)
+
+
+def _check_reports(config: Config) -> None:
+    """How reports go out, and what will not do what the operator wants."""
+    import asyncio
+
+    from smtp_sts.config import ConfigError
+    from smtp_sts.mta.lookup import reach_of
+    from smtp_sts.reporting.dkim import record_faults
+    from smtp_sts.reporting.settings import read_settings, warnings
+
+    if not config.tls_reports.deliver:
+        click.echo("TLS reports:   collected, not sent")
+        return
+    try:
+        settings = read_settings(config)
+    except ConfigError as error:
+        click.echo(f"smtp-sts: {error}", err=True)
+        sys.exit(2)
+    click.echo(f"TLS reports:   from {settings.sender.contact}, mail by {config.tls_reports.mail}")
+    faults = warnings(config, settings)
+    if settings.signer is not None:
+        found = asyncio.run(record_faults(settings.signer, reach_of(config).dns))
+        click.echo(f"DKIM key:      {settings.signer.record_name}{'' if found else ', published'}")
+        faults += found
+    for sentence in faults:
+        click.echo(f"warning:       {sentence}")
