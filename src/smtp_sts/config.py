@@ -20,6 +20,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from smtp_sts.policy.dialect import DIALECTS, Dialect
+
 DEFAULT_PATH: Final = "/etc/smtp-sts.toml"
 ENVIRONMENT: Final = "SMTP_STS_CONFIG"
 DEFAULT_PORT: Final = 8461
@@ -45,6 +47,7 @@ class PolicySection(Struct, frozen=True, forbid_unknown_fields=True):
     socket_owner: str = ""
     socket_group: str = ""
     dane: bool = True
+    dialects: tuple[str, ...] = ("rfc8461",)
     answer_timeout: Annotated[float, Meta(gt=0, le=4.8)] = 4.0
     recheck_interval: Annotated[float, Meta(ge=1)] = 300.0
     refresh_interval: Annotated[float, Meta(ge=1)] = 86400.0
@@ -263,6 +266,19 @@ def _addresses(config: Config, protocol: Protocol) -> list[Address]:
     return [parse_address(t) for t in ([listen] if isinstance(listen, str) else listen) if t]
 
 
+def dialects(config: Config) -> tuple[Dialect, ...]:
+    """The dialects that are looked for, each once. Raises ConfigError."""
+    wanted = config.policy.dialects
+    for word in wanted:
+        if word not in DIALECTS:
+            near = difflib.get_close_matches(word, DIALECTS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(DIALECTS)}"
+            raise ConfigError(f"no dialect is called {word!r}: {hint}")
+    if not wanted:
+        raise ConfigError(f"name at least one dialect of {', '.join(DIALECTS)}")
+    return tuple(dialect for dialect in DIALECTS if dialect in wanted)
+
+
 def nameservers(config: Config) -> list[tuple[str, int]]:
     """`[dns] nameservers` as (address, port); empty means: those of /etc/resolv.conf."""
     found = []
@@ -338,6 +354,7 @@ def parse(text: str, name: str = "configuration") -> Config:
         (("policy", "listen"), partial(listeners, config)),
         (("control", "socket"), partial(control_address, config)),
         (("dns", "nameservers"), partial(nameservers, config)),
+        (("policy", "dialects"), partial(dialects, config)),
         (("tls_reports", "mail"), partial(mail_route, config)),
     ]
     for path, check in checks:
@@ -425,6 +442,9 @@ socket_group = ""
 # Whether DANE is looked for and goes before STS (RFC 7672). It needs a resolver whose AD bit is
 # trusted (see [dns] trust_ad), and in Postfix: smtp_dns_support_level = dnssec.
 dane = true
+# What policies are looked for: "rfc8461", and "draft00", the proposal as first published, whose
+# first policy of a domain is believed unproven (docs/draft-00.md). RFC 8461 goes before it.
+dialects = ["rfc8461"]
 # A query whose discovery takes longer is answered NOTFOUND (fail open) and the fetch goes on.
 answer_timeout = 4.0
 # The TXT record of a domain in use is asked for again this often.

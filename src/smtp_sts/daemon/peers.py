@@ -23,6 +23,7 @@ from typing import Final, Literal, cast
 
 import msgspec
 
+from smtp_sts.policy import draft_record_name
 from smtp_sts.resolver import Decision, Resolver
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
 from smtp_sts.store import Stored
@@ -34,6 +35,8 @@ PEER_SECONDS: Final = 3.0
 HUNG_SECONDS: Final = 1.8
 HUNG_AGAIN: Final = 30.0
 
+#: Policies of the first draft are kept under the name of their record.
+_DRAFTS: Final = draft_record_name("")
 _LENGTH: Final = struct.Struct("!I")
 _log = logging.getLogger(__name__)
 
@@ -135,8 +138,8 @@ class Peers:
         loop.add_reader(self._listener.fileno(), self._accept)
 
     def owner(self, domain: str) -> int:
-        """The worker that a domain belongs to."""
-        return zlib.crc32(domain.encode()) % self._count
+        """The worker that a domain belongs to, by either key of it in the store."""
+        return zlib.crc32(domain.removeprefix(_DRAFTS).encode()) % self._count
 
     async def decide(self, domain: str) -> Decision:
         """The owner's decision; our own where the owner cannot be reached."""

@@ -27,13 +27,32 @@ def _secure(policy: Policy) -> str:
     return f"OK secure match={match}{_SNI}"
 
 
-def _attributes(policy: Policy, domain: str) -> str:
+def _attributes(decision: Decision) -> str:
     # Postfix 3.10.0 to 3.10.5 crash on policy_type=sts without a policy_string and an
     # mx_host_pattern, so both go out or none. policy_failure= is never sent: it makes some panic.
-    parts = ["policy_type=sts", f"policy_domain={domain}"]
+    policy = decision.policy
+    assert policy is not None
+    lines = policy.lines() if decision.draft is None else (decision.draft.text,)
+    parts = ["policy_type=sts", f"policy_domain={decision.policy_domain}"]
     parts += [f"mx_host_pattern={pattern}" for pattern in policy.mx]
-    parts += [f"{{ policy_string = {line} }}" for line in policy.lines()]
+    parts += [f"{{ policy_string = {line} }}" for line in lines]
     return " ".join(parts)
+
+
+def _told_whole(decision: Decision) -> bool:
+    """Whether Postfix may be told the policy besides the level.
+
+    Of the first draft: a pattern covers any depth, which `mx_host_pattern` cannot say and `match=`
+    does; and `OK may` instead of `NOTFOUND` can lower what the operator has configured, which
+    takes a policy that has proven to be the domain's (law 1).
+    """
+    policy, draft = decision.policy, decision.draft
+    if policy is None or not policy.mx or decision.outcome not in ("enforce", "testing"):
+        return False
+    if draft is None:
+        return True
+    wide = any(pattern.startswith("*.") for pattern in policy.mx)
+    return not wide and (decision.outcome == "enforce" or draft.authenticated)
 
 
 def postfix(decision: Decision) -> str:
@@ -58,18 +77,20 @@ def postfix_no_sni(decision: Decision) -> str:
 def postfix_tlsrpt(decision: Decision) -> str:
     """Postfix 3.10 and later: the policy too, so that Postfix can match and report by it."""
     policy = decision.policy
-    if policy is None or not policy.mx or decision.outcome not in ("enforce", "testing"):
+    if policy is None or not _told_whole(decision):
         return postfix(decision)
     level = _secure(policy) if decision.outcome == "enforce" else "OK may"
-    reply = f"{level} {_attributes(policy, decision.policy_domain)}"
+    reply = f"{level} {_attributes(decision)}"
     return reply if len(reply) <= MAX_REPLY else postfix(decision)
 
 
 def enforced(decision: Decision) -> Policy | None:
     """The policy to enforce, for an MTA that looks for TLSA records itself and lets them win."""
-    policy = decision.policy
+    policy, draft = decision.policy, decision.draft
     if policy is None or policy.mode != "enforce" or decision.outcome not in ("enforce", "dane"):
         return None
+    if draft is not None and not (draft.applied and draft.constraint == "webpki"):
+        return None  # draft-margolis-smtp-sts-00 section 3.4; TLSA records such an MTA finds itself
     return policy
 
 

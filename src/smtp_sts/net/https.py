@@ -1,8 +1,9 @@
-"""Fetching a policy over HTTPS (RFC 8461 section 3.3).
+"""Fetching a policy over HTTPS (RFC 8461 section 3.3; draft-margolis-smtp-sts-00 section 3.3).
 
 Promises: the bytes that come back were served with status 200 as text/plain by a host whose
-certificate is valid for the policy host, within `timeout`, and are at most 64 KiB; everything else
-is a `NetFailure` that names host, address and cause. Private addresses are refused unless allowed.
+certificate is valid for the host that was asked, within `timeout`, and are at most 64 KiB;
+everything else is a `NetFailure` that names host, address and cause. Private addresses are refused
+unless allowed.
 Must not follow redirects, cache, or read a single byte beyond the limit.
 """
 
@@ -64,10 +65,27 @@ async def fetch_policy(
 
     Raises NetFailure; where several addresses failed, the most telling cause is named.
     """
-    host = policy_host(domain)
+    return await fetch_text(
+        policy_host(domain), PATH, dns=dns, context=context, port=port,
+        allow_private=allow_private, timeout=timeout,
+    )  # fmt: skip
+
+
+async def fetch_text(
+    host: str,
+    target: str,
+    *,
+    dns: Dns,
+    context: ssl.SSLContext,
+    port: int = 443,
+    allow_private: bool = False,
+    timeout: float = 60.0,
+) -> Fetched:
+    """Fetch the policy at `target` (path and query) of a host by the same rules; see
+    `fetch_policy`. Raises NetFailure."""
     try:
         async with asyncio.timeout(timeout):
-            return await _fetch(host, dns, context, port, allow_private)
+            return await _fetch(host, target, dns, context, port, allow_private)
     except TimeoutError:
         raise NetFailure(
             "fetch-timeout", f"{host} did not serve a whole policy within {timeout:g} s"
@@ -75,7 +93,7 @@ async def fetch_policy(
 
 
 async def _fetch(
-    host: str, dns: Dns, context: ssl.SSLContext, port: int, allow_private: bool
+    host: str, target: str, dns: Dns, context: ssl.SSLContext, port: int, allow_private: bool
 ) -> Fetched:
     try:
         addresses = await dns.addresses(host)
@@ -85,21 +103,21 @@ async def _fetch(
         raise NetFailure("policy-host-not-found", f"{host} has no address")
     return await first_of(
         usable(host, addresses, allow_private=allow_private),
-        lambda address, seconds: _get(host, address, port, context, seconds),
+        lambda address, seconds: _get(host, target, address, port, context, seconds),
     )
 
 
 class _Policy(Exchange):
     """One GET: everything up to the end of the response, or the cause why not."""
 
-    def __init__(self, host: str, where: str) -> None:
+    def __init__(self, host: str, target: str, where: str) -> None:
         headers = [
             ("Host", host),
             ("User-Agent", f"smtp-sts/{__version__}"),
             ("Accept", "text/plain"),
             ("Connection", "close"),
         ]
-        super().__init__(where, h11.Request(method="GET", target=PATH, headers=headers))
+        super().__init__(where, h11.Request(method="GET", target=target, headers=headers))
         self.body = bytearray()
         self.type = ""
 
@@ -141,11 +159,11 @@ class _Policy(Exchange):
 
 
 async def _get(
-    host: str, address: str, port: int, context: ssl.SSLContext, seconds: float
+    host: str, target: str, address: str, port: int, context: ssl.SSLContext, seconds: float
 ) -> Fetched:
     where = f"{host} at {address}"
     transport, policy = await connect(
-        lambda: _Policy(host, where), where, host, address, port, context, seconds
+        lambda: _Policy(host, target, where), where, host, address, port, context, seconds
     )
     try:
         await policy.done

@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 
 from smtp_sts.config import PolicySection
-from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError
+from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError, draft_record_name
 from smtp_sts.resolver import overrides
 from smtp_sts.resolver.dane_state import DaneState, find_dane
 from smtp_sts.resolver.decision import Decision, Source, Step
@@ -63,6 +63,8 @@ DANE_TTL: Final = (30.0, 3600.0)
 DANE_PATIENCE: Final = 1.0
 #: While it is looked at anew, "no DANE" is still said for so long after its time (seconds).
 DANE_STALE: Final = 3600.0
+#: How the keys of policies of the first draft begin in the store (`draft_cache.py`).
+_DRAFTS: Final = draft_record_name("")
 
 _log = logging.getLogger(__name__)
 
@@ -188,6 +190,9 @@ class Resolver:
         Does nothing where a discovery runs already or a fetch failed a short time ago.
         """
         now = self._clock()
+        if domain.startswith(_DRAFTS):  # kept from when that dialect was switched on
+            await self._keeper.postpone(domain, now + self.settings.refresh_interval)
+            return
         state = self._states.get(domain)
         if state is None or state.unread:
             state = await self._read(domain)

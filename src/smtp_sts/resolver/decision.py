@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from smtp_sts.policy import Policy
+from smtp_sts.policy import Constraint, Dialect, Policy
 
 Outcome = Literal["enforce", "testing", "none", "no-policy", "dane", "temporary-failure"]
 Source = Literal["network", "cache"]
@@ -30,6 +30,8 @@ REASONS: Final[dict[str, str]] = {
     "override": "a rule of the configuration decides",
     "tlsa-usable": "DANE applies: every MX host has TLSA records that DNSSEC proves",
     "dnssec-invalid": "the domain is signed with DNSSEC, and no valid answer tells of its MX hosts",
+    "tlsa-required": "the policy asks for TLSA records that hold, as they have before",
+    "never-validated": "the policy has never been met, so no mail is refused for it",
     "no-policy-domain": "the next hop is no domain that can have a policy",
 }
 
@@ -55,6 +57,21 @@ class Step(msgspec.Struct, frozen=True):
     text: str
 
 
+class Draft(msgspec.Struct, frozen=True):
+    """What a policy of the first draft is besides (draft-margolis-smtp-sts-00).
+
+    `text` is the record as we write it; `authentication` is its field `a`, "" where it has none.
+    `authenticated`: it has proven by that to be the domain's; `applied`: an MX host has met it, so
+    that it may refuse mail (section 3.4).
+    """
+
+    text: str
+    constraint: Constraint
+    authentication: str
+    authenticated: bool
+    applied: bool
+
+
 class Decision(msgspec.Struct, frozen=True):
     """What applies to a policy domain.
 
@@ -75,6 +92,13 @@ class Decision(msgspec.Struct, frozen=True):
     steps: tuple[Step, ...] = ()
     #: the security level of a rule of the configuration, for Postfix; with no policy only
     level: str = ""
+    #: where the policy is one of the first draft
+    draft: Draft | None = None
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect of the policy."""
+        return "rfc8461" if self.draft is None else "draft00"
 
 
 def rfc3339(when: float | None) -> str | None:
@@ -101,11 +125,21 @@ def as_data(domain: str, decision: Decision, replies: dict[str, str]) -> dict[st
             "mx": list(policy.mx),
             "max_age": policy.max_age,
             "id": decision.policy_id,
-            "dialect": "rfc8461",
+            "dialect": decision.dialect,
+            **({} if decision.draft is None else _draft_data(decision.draft)),
         },
         "from": decision.source,
         "fetched_at": rfc3339(decision.fetched_at),
         "expires_at": rfc3339(decision.expires_at),
         "replies": replies,
         "steps": [msgspec.structs.asdict(step) for step in decision.steps],
+    }
+
+
+def _draft_data(draft: Draft) -> dict[str, Any]:
+    return {
+        "constraint": draft.constraint,
+        "authentication": draft.authentication,
+        "authenticated": draft.authenticated,
+        "applied": draft.applied,
     }

@@ -136,7 +136,7 @@ async def _fetch(domain: str, reach: Reach, policy_id: str, steps: list[Step]) -
         reason = "sts-policy-fetch-error" if reason == "dns-error" else reason
         return Found("failed", reason, detail, fetch_failed=True, steps=tuple(steps))
     steps.append(Step("fetch", True, f"{url} from {fetched.address} over {fetched.tls_version}"))
-    steps.append(Step("certificate", True, _describe(fetched.certificate)))
+    steps.append(Step("certificate", True, certificate_told(fetched.certificate)))
     try:
         policy = Policy.parse(fetched.body)
     except PolicyError as error:
@@ -150,7 +150,8 @@ async def _fetch(domain: str, reach: Reach, policy_id: str, steps: list[Step]) -
     return Found("policy", "policy-found", policy=policy, policy_id=policy_id, steps=tuple(steps))
 
 
-def _describe(certificate: dict[str, object]) -> str:
+def certificate_told(certificate: dict[str, object]) -> str:
+    """A policy host's certificate in words."""
     names = certificate.get("subject_names")
     shown = ", ".join(str(n) for n in names[:4]) if isinstance(names, list | tuple) else "?"
     issuer, until = certificate.get("issuer"), certificate.get("not_after")

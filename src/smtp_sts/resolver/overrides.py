@@ -94,8 +94,15 @@ def fixed(rule: Rule, domain: str, now: float) -> Decision | None:
 
 def adapt(rule: Rule, decision: Decision) -> Decision:
     """A decision as a rule that does not decide alone changes it."""
+    if rule.never_dane and decision.draft is not None and decision.outcome == "dane":
+        step = Step("override", None, f"by the rule for {rule.key!r} nobody looks for TLSA records")
+        return msgspec.structs.replace(
+            decision, outcome="testing", reason="override", steps=(*decision.steps, step)
+        )
     if not rule.testing_as_enforce or decision.outcome != "testing" or decision.policy is None:
         return decision
+    if decision.draft is not None and not (decision.draft.applied and decision.policy.mx):
+        return decision  # draft-margolis-smtp-sts-00 section 3.4: never met, so never enforced
     step = Step("override", True, f"the rule for {rule.key!r} takes testing for enforce")
     return msgspec.structs.replace(
         decision,

@@ -1,4 +1,4 @@
-"""DANE and STS weighed against each other: the one decision that an MTA is told. No I/O.
+"""DANE and STS, and the dialects of STS, weighed against each other: what an MTA is told. No I/O.
 
 Promises (DESIGN, the laws): DANE wins only where the MX RRset is secure and every MX host has
 usable TLSA records (3); nothing that the DNS says or fails to say weakens an unexpired policy (1);
@@ -102,12 +102,32 @@ def weigh(sts: Decision, dane: Known | None, until: float) -> Decision:
         return msgspec.structs.replace(
             sts, outcome="dane", reason="tlsa-usable", detail="", steps=steps
         )
-    if dane.verdict == "indeterminate" and sts.policy is None:
+    if dane.verdict == "indeterminate" and not _protects(sts):
         detail = dane.steps[-1].text if dane.steps else ""
         return msgspec.structs.replace(
             sts, outcome="temporary-failure", reason="dnssec-invalid", detail=detail, steps=steps
         )
     return msgspec.structs.replace(sts, steps=steps)
+
+
+def of_dialects(sts: Decision, draft: Decision) -> Decision:
+    """The decision for a domain of which RFC 8461 says `sts`, and the first draft `draft`.
+
+    An RFC 8461 policy goes before one of the draft, whatever either says: it is proven always, the
+    other one may be the word of whoever forged one DNS answer (law 1 across dialects).
+    """
+    chosen = draft if sts.policy is None and draft.policy is not None else sts
+    return msgspec.structs.replace(
+        chosen,
+        valid_until=min(sts.valid_until, draft.valid_until),
+        steps=(*sts.steps, *draft.steps),
+    )
+
+
+def _protects(sts: Decision) -> bool:
+    """Whether a policy is there to go by. One of the first draft that refuses nothing may be
+    anybody's word, and lets no mail out that would wait without it (law 1)."""
+    return sts.policy is not None and (sts.draft is None or sts.outcome in ("enforce", "dane"))
 
 
 def _steps(domain: str, dane: Known) -> tuple[Step, ...]:

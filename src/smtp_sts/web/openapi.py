@@ -10,10 +10,11 @@ from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from smtp_sts import __version__
 from smtp_sts.mta.profiles import PROFILES
+from smtp_sts.policy import Constraint, Dialect
 from smtp_sts.resolver.decision import REASONS, Outcome, Source
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
@@ -29,8 +30,27 @@ class Policy(Struct, forbid_unknown_fields=True):
         Meta(description="MX host patterns: host names; a first label `*` is exactly one label"),
     ]
     max_age: Annotated[int, Meta(ge=0, description="seconds from fetched_at")]
-    id: Annotated[str, Meta(description="the id of the domain's TXT record")]
-    dialect: str
+    id: Annotated[
+        str,
+        Meta(
+            description="the id of the domain's TXT record; of a policy of the first draft, which "
+            "has none, a digest of its text"
+        ),
+    ]
+    dialect: Dialect
+    constraint: Annotated[
+        Constraint | UnsetType, Meta(description="`draft00` only: what a certificate has to be")
+    ] = UNSET
+    authentication: Annotated[
+        str | UnsetType, Meta(description="`draft00` only: `dnssec`, `webpki:URL` or nothing")
+    ] = UNSET
+    authenticated: Annotated[
+        bool | UnsetType, Meta(description="`draft00` only: proven to be the domain's")
+    ] = UNSET
+    applied: Annotated[
+        bool | UnsetType,
+        Meta(description="`draft00` only: an MX host has met it; before, it refuses no mail"),
+    ] = UNSET
 
 
 class Step(Struct, forbid_unknown_fields=True):
