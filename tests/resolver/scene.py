@@ -12,6 +12,7 @@ from smtp_sts.lab.world import World
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.https import tls_context
 from smtp_sts.resolver import Decision, Keeper, Reach, Resolver
+from smtp_sts.resolver.dialects import DialectResolver
 from smtp_sts.resolver.overrides import Rules
 
 HOST = "mta-sts.bob.example"
@@ -31,7 +32,9 @@ class Clock:
 class Scene:
     """A world, and a resolver in it that can be restarted."""
 
-    def __init__(self, world: World, store: Path, settings: PolicySection) -> None:
+    def __init__(
+        self, world: World, store: Path, settings: PolicySection, dialects: tuple[str, ...] = ()
+    ) -> None:
         self.world = world
         self.clock = Clock()
         self.counts: dict[str, int] = {}
@@ -39,6 +42,7 @@ class Scene:
         self._settings = settings
         self.rules: Rules = {}
         self.trust_ad: bool | None = None
+        self._dialects = dialects
         self.start()
 
     def start(self) -> None:
@@ -50,9 +54,17 @@ class Scene:
             fetch_timeout=1.0,
         )
         self.keeper = Keeper(f"sqlite:///{self._store}", self.counts)
-        self.resolver = Resolver(
-            self._settings, reach, self.keeper, self.counts, rules=self.rules, clock=self.clock
-        )
+        common = (self._settings, reach, self.keeper, self.counts)
+        if self._dialects:
+            self.resolver: Resolver = DialectResolver(
+                *common,
+                rules=self.rules,
+                clock=self.clock,
+                smtp_port=self.world.smtp_port,
+                rfc8461="rfc8461" in self._dialects,
+            )
+        else:
+            self.resolver = Resolver(*common, rules=self.rules, clock=self.clock)
 
     async def stop(self) -> None:
         await self.resolver.close()
@@ -73,8 +85,12 @@ class Scene:
 
     async def settled(self) -> None:
         """Wait until nothing is looked up behind an answer."""
-        while tasks := [*self.resolver._running, *self.resolver._looks]:
+        while tasks := [*self.resolver._running, *self.resolver._looks, *self._of_draft()]:
             await asyncio.wait(tasks)
+
+    def _of_draft(self) -> set[asyncio.Task[None]]:
+        resolver = self.resolver
+        return resolver.draft.running if isinstance(resolver, DialectResolver) else set()
 
     @property
     def fetches(self) -> int:
@@ -83,11 +99,16 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    tmp_path: Path, answer_timeout: float = 4.0, *, dane: bool = True
+    tmp_path: Path,
+    answer_timeout: float = 4.0,
+    *,
+    dane: bool = True,
+    dialects: tuple[str, ...] = (),
 ) -> AsyncIterator[Scene]:
     async with World() as world:
+        await world.receive("alice.example", "mx.alice.example")  # so that the port is known
         settings = PolicySection(answer_timeout=answer_timeout, dane=dane)
-        made = Scene(world, tmp_path / "s.db", settings)
+        made = Scene(world, tmp_path / "s.db", settings, dialects)
         try:
             yield made
         finally:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: What a user can mend, and what could not be told.
 _USAGE, _UNKNOWN = 2, 3
-_COLUMNS: Final = ("domain", "mode", "id", "fetched", "expires", "used", "refresh")
+_COLUMNS: Final = ("domain", "dialect", "mode", "id", "fetched", "expires", "used", "refresh")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _domains = click.argument("domains", nargs=-1, required=True, metavar="DOMAIN...")
 
@@ -175,7 +175,7 @@ def _confirm(address: UnixAddress | None, domains: list[str], yes: bool) -> None
     for domain in domains:
         for shown in _asked(address, "show", (domain,), answer=Shown):
             stored = shown.stored
-            if stored and stored.expires_at > time.time() and _policy(stored).mode == "enforce":
+            if stored and stored.expires_at > time.time() and _mode(stored) == "enforce":
                 click.echo(
                     f"smtp-sts: warning: {domain} has an enforce policy until "
                     f"{_time(stored.expires_at)}. Until it is fetched again, an attacker who "
@@ -281,10 +281,12 @@ def _kept(config: Config) -> Iterator[Stored]:
 def _shown_from_store(config: Config, next_hop: str, domain: str) -> Iterator[Shown]:
     from smtp_sts.daemon.control import Shown
     from smtp_sts.mta.lookup import as_kept
+    from smtp_sts.policy import draft_record_name
     from smtp_sts.store import open_to_read
 
     store = open_to_read(config.store.url)
-    stored = store.get([domain]).get(domain)
+    found = store.get([domain, draft_record_name(domain)])
+    stored = found.get(domain) or found.get(draft_record_name(domain))
     store.close()
     if stored is not None:
         yield Shown(domain, stored, None, as_kept(config, next_hop, stored))
@@ -293,17 +295,25 @@ def _shown_from_store(config: Config, next_hop: str, domain: str) -> Iterator[Sh
 # -- how it looks -----------------------------------------------------------------------------
 
 
-def _policy(stored: Stored) -> Any:
-    from smtp_sts.policy import MAX_RENDERED, Policy
+def _split(stored: Stored) -> tuple[str, str]:
+    """The policy domain and the dialect of a policy that is kept."""
+    from smtp_sts.policy import draft_record_name
 
-    return Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
+    domain = stored.domain.removeprefix(draft_record_name(""))
+    return domain, "rfc8461" if domain == stored.domain else "draft00"
 
 
 def _mode(stored: Stored) -> str:
-    from smtp_sts.policy import PolicyError
+    from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError
 
+    domain, dialect = _split(stored)
+    if dialect == "draft00":
+        from smtp_sts.resolver.draft_cache import read_stored
+
+        held = read_stored(stored, domain)
+        return held.record.mode if held is not None else "invalid"
     try:
-        return str(_policy(stored).mode)
+        return str(Policy.parse(stored.body.encode(), limit=MAX_RENDERED).mode)
     except PolicyError:  # somebody else wrote into our file
         return "invalid"
 
@@ -329,7 +339,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     stored, upkeep = entry.stored, entry.upkeep
     used = max(stored.used_at, upkeep.used_at if upkeep else 0.0)
     times = (_time(when) for when in (stored.fetched_at, stored.expires_at, used))
-    return stored.domain, _mode(stored), stored.policy_id, *times, _state(stored, upkeep)
+    return *_split(stored), _mode(stored), stored.policy_id, *times, _state(stored, upkeep)
 
 
 def _table(rows: Iterable[Entry]) -> Iterator[str]:
@@ -337,7 +347,7 @@ def _table(rows: Iterable[Entry]) -> Iterator[str]:
     lines = map(_row, rows)
     first = [row for row in [next(lines, None)] if row]
     for row in itertools.chain([_COLUMNS], first, lines):
-        yield _plain("{:<30} {:<7} {:<20} {:<20} {:<20} {:<20} {}".format(*row))
+        yield _plain("{:<30} {:<7} {:<7} {:<20} {:<20} {:<20} {:<20} {}".format(*row))
 
 
 def _json_list(rows: Iterable[Entry]) -> Iterator[str]:
@@ -377,6 +387,8 @@ def _shown_rows(shown: Shown) -> Iterator[tuple[str, str]]:
     yield "outcome", f"{data['outcome']} ({data['reason']}): {_plain(data['detail'])}"
     if policy:
         yield "policy", f"mode {policy['mode']}, id {policy['id']}, max_age {policy['max_age']} s"
+        if policy["dialect"] != "rfc8461":
+            yield "dialect", _of_draft(policy)
         yield "MX hosts", ", ".join(policy["mx"]) or "none"
     if shown.stored:
         yield "fetched", _time(shown.stored.fetched_at)
@@ -391,6 +403,15 @@ def _shown_rows(shown: Shown) -> Iterator[tuple[str, str]]:
     yield "an MTA is told", ""
     for name, reply in data["replies"].items():
         yield f"  {name}", reply
+
+
+def _of_draft(policy: dict[str, Any]) -> str:
+    proven = "proven" if policy["authenticated"] else "not proven"
+    by = policy["authentication"] or "no mechanism"
+    met = (
+        "an MX host has met it" if policy["applied"] else "never met, so no mail is refused for it"
+    )
+    return f"{policy['dialect']}: {proven} ({by}); certificates {policy['constraint']}; {met}"
 
 
 def _pretty(data: object) -> str:

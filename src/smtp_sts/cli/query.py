@@ -29,10 +29,22 @@ CONFIGURED: Final = ""
     flag_value=CONFIGURED,
     help="Ask a running daemon: that of the configuration, or where host:port or unix:/path is.",
 )
+@click.option(
+    "--dialect",
+    "wanted",
+    multiple=True,
+    metavar="DIALECT",
+    help="Look for policies of this dialect (rfc8461, draft00), whatever the configuration says; "
+    "may be given twice.",
+)
 @click.pass_obj
 def query(
-    config_path: str | None, domain: str | None, as_json: bool, server: str | None
-) -> None:  # fmt: skip
+    config_path: str | None,
+    domain: str | None,
+    as_json: bool,
+    server: str | None,
+    wanted: tuple[str, ...],
+) -> None:
     """Tell what applies to DOMAIN (a domain or a next hop as an MTA writes it), step by step.
 
     Status 0 where a policy was found or there is none, 1 where one is there and cannot be used, 2
@@ -42,7 +54,7 @@ def query(
 
     import msgspec
 
-    from smtp_sts.config import ConfigError, load, parse_address
+    from smtp_sts.config import ConfigError, dialects, load, parse_address
     from smtp_sts.daemon.control import ControlError
     from smtp_sts.mta.client import ClientError, explain
     from smtp_sts.mta.lookup import look_up
@@ -52,6 +64,8 @@ def query(
         domain, server = server, CONFIGURED  # `query --server DOMAIN`
     if domain is None:
         raise click.UsageError("Missing argument 'DOMAIN'.")
+    if wanted and server is not None:
+        raise click.UsageError("a running daemon knows the dialects of its own configuration")
     try:
         policy_domain(domain)
         if server == CONFIGURED:
@@ -59,7 +73,12 @@ def query(
         elif server is not None:
             data = asyncio.run(explain(parse_address(server), domain))
         else:
-            data = asyncio.run(look_up(load(config_path), domain))
+            config = load(config_path)
+            if wanted:
+                section = msgspec.structs.replace(config.policy, dialects=wanted)
+                config = msgspec.structs.replace(config, policy=section)
+                dialects(config)
+            data = asyncio.run(look_up(config, domain))
     except (NextHopError, ConfigError) as error:
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(2)
@@ -121,6 +140,7 @@ def _print(data: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from smtp_sts.policy import DIALECTS
     from smtp_sts.resolver.decision import MEANINGS, REASONS
 
     console = Console(soft_wrap=True, highlight=False)
@@ -140,6 +160,7 @@ def _print(data: dict[str, Any]) -> None:
     kept = kept if data["outcome"] == "no-policy" and data["from"] == "network" else ""
     row("so", (_level(data) or MEANINGS[data["outcome"]]) + kept, colour)
     if data["policy"]:
+        row("dialect", DIALECTS[data["policy"]["dialect"]])
         row("from", f"{data['from']}, fetched {data['fetched_at']}, expires {data['expires_at']}")
     console.print(Text("an MTA is told", style="bold"))
     for name, reply in data["replies"].items():

@@ -33,7 +33,7 @@ import msgspec
 
 from smtp_sts.daemon.peers import Peers
 from smtp_sts.mta.profiles import replies
-from smtp_sts.policy import NextHopError, policy_domain
+from smtp_sts.policy import NextHopError, draft_record_name, policy_domain
 from smtp_sts.resolver import Keeper
 from smtp_sts.resolver.decision import as_data
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
@@ -210,11 +210,19 @@ class Control:
 
     async def _show(self, request: Request, send: _Send) -> None:
         (domain,) = _domains(request, 1)
-        stored = await self._keeper.get(domain)
-        upkeep = (await self._peers.upkeep([domain])).get(domain)
+        stored = await self._stored(domain)
+        key = stored.domain if stored is not None else domain
+        upkeep = (await self._peers.upkeep([key])).get(key)
         if stored is not None or upkeep is not None:
             decision = await self._decision(request.domains[0], domain)
             await send(Shown(domain, stored, upkeep, decision))
+
+    async def _stored(self, domain: str) -> Stored | None:
+        """The policy kept for a domain; where there are two in force, that of RFC 8461."""
+        stored = await self._keeper.get(domain)
+        if stored is not None and stored.expires_at > time.time():
+            return stored
+        return await self._keeper.get(draft_record_name(domain)) or stored
 
     async def _query(self, request: Request, send: _Send) -> None:
         (domain,) = _domains(request, 1)
@@ -247,7 +255,7 @@ class Control:
 
     async def _purge(self, request: Request, send: _Send) -> None:
         for domain in _domains(request, MAX_DOMAINS):
-            stored = await self._keeper.get(domain)
+            stored = await self._stored(domain)
             lasting, deaf = await self._peers.purge(domain, time.time())
             await send(Purged(domain, stored, lasting, deaf))
 

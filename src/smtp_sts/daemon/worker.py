@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from smtp_sts.config import Config, Protocol
+from smtp_sts.config import Config, Protocol, dialects
 from smtp_sts.daemon import background
 from smtp_sts.daemon.board import Board
 from smtp_sts.daemon.control import Control
@@ -32,7 +32,7 @@ from smtp_sts.mta.service import Service
 from smtp_sts.mta.socketmap import Socketmap
 from smtp_sts.mta.tcp_table import TcpTable
 from smtp_sts.net.resolv_conf import ResolvConf
-from smtp_sts.resolver import Keeper, Resolver, overrides
+from smtp_sts.resolver import Keeper, Reach, Resolver, overrides
 
 #: How often resolv.conf is looked at, where the configuration names no name servers.
 RESOLV_CONF_SECONDS: Final = 2.0
@@ -81,16 +81,7 @@ async def run(
     table = ReadyTable(config.policy.ready_replies)
     keeper = Keeper(config.store.url, counts)
     reach = reach_of(config)
-    rules = overrides.read(config.overrides)
-    resolver = Resolver(
-        config.policy,
-        reach,
-        keeper,
-        counts,
-        on_change=table.forget,
-        rules=rules,
-        smtp_port=config.network.smtp_port,
-    )
+    resolver = make_resolver(config, reach, keeper, counts, table.forget)
     if index == 0:
         _tell_of_dane(config, resolver)
     following = [] if config.dns.nameservers else [_follow_resolv_conf(config, resolver, index)]
@@ -153,6 +144,26 @@ async def run(
     figures.publish()
     if counts:
         _log_counts(f"worker {index} counted", counts)
+
+
+def make_resolver(
+    config: Config,
+    reach: Reach,
+    keeper: Keeper,
+    counts: dict[str, int],
+    on_change: Callable[[str], None],
+) -> Resolver:
+    """What decides, by the dialects that the configuration names."""
+    rules, wanted = overrides.read(config.overrides), dialects(config)
+    port = config.network.smtp_port
+    common = (config.policy, reach, keeper, counts)
+    if wanted == ("rfc8461",):
+        return Resolver(*common, on_change=on_change, rules=rules, smtp_port=port)
+    from smtp_sts.resolver.dialects import DialectResolver  # the others do not pay for it
+
+    return DialectResolver(
+        *common, on_change=on_change, rules=rules, smtp_port=port, rfc8461="rfc8461" in wanted
+    )
 
 
 def _log_counts(who: str, counts: dict[str, int]) -> None:

@@ -1,4 +1,5 @@
-"""The lab's policy hosts: one HTTPS server that is `mta-sts.<domain>` for every domain.
+"""The lab's policy hosts: one HTTPS server that is `mta-sts.<domain>` for every domain, and each
+host that a policy of the first draft names.
 
 Promises: the name in the TLS handshake (SNI) chooses the page and the certificate; each page
 misbehaves exactly as its data say; fetches are counted by host. Must not: read more of a request
@@ -41,6 +42,8 @@ class Page:
     #: What Content-Length says; None: the truth, and nothing where the body has no end.
     length: int | None = None
     tls: TlsVersion = ""
+    #: where it is; everything else is 404
+    path: str = PATH
 
     def head(self) -> bytes:
         """The head of the HTTP response."""
@@ -117,7 +120,7 @@ class PolicyHosts:
             request = await reader.readuntil(b"\r\n\r\n")
             self.fetches[name] += 1
             page = self.pages.get(name, Page(status=404))
-            if request.split(b" ")[1:2] != [PATH.encode()]:
+            if request.split(b" ")[1:2] != [page.path.encode()]:
                 page = Page(status=404)
             await _respond(page, writer)
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):

@@ -8,6 +8,7 @@ network.
 from __future__ import annotations
 
 import itertools
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -20,7 +21,9 @@ from smtp_sts.lab.authority import Authority
 from smtp_sts.lab.names import NEGATIVE_TTL, TTL, Names
 from smtp_sts.lab.policyhost import Page, PolicyHosts
 from smtp_sts.lab.receiver import Message, Receiver
-from smtp_sts.policy import policy_host, record_name
+from smtp_sts.policy import draft_record_name, policy_host, record_name
+
+_URL: Final = re.compile(r"https://([^/;\s]+)(/[^;\s]*)")
 
 
 def policy_text(mode: str, mx: Sequence[str], max_age: int) -> bytes:
@@ -154,6 +157,14 @@ class World:
         self.names.put(record_name(domain), "TXT", f'"v=STSv1; id={id};"')
         self.names.put(policy_host(domain), "A", self.place.web[0])
         self.policy_hosts.pages[policy_host(domain)] = Page(policy_text(mode, mx or hosts, max_age))
+
+    def publish_draft(self, domain: str, text: str) -> None:
+        """Give a domain the record `text` of the first draft, and the same at the URL in it."""
+        pieces = (text[start : start + 255] for start in range(0, len(text), 255))
+        self.names.put(draft_record_name(domain), "TXT", " ".join(f'"{p}"' for p in pieces))
+        if url := _URL.search(text):
+            self.names.put(url[1], "A", self.place.web[0])
+            self.policy_hosts.pages[url[1]] = Page(text.encode(), path=url[2])
 
     async def receive(self, domain: str, *hosts: str) -> None:
         """Make a domain that has MX `hosts`, in order of preference, and no policy."""

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
-from smtp_sts.config import Config, nameservers
+from smtp_sts.config import Config, dialects, nameservers
+from smtp_sts.mta.draft_lookup import PREFIX, kept, look_up_draft
 from smtp_sts.mta.profiles import replies
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.dnswire import MX
@@ -24,7 +25,7 @@ from smtp_sts.resolver import overrides
 from smtp_sts.resolver.dane_state import find_dane
 from smtp_sts.resolver.decision import Decision, Step, as_data
 from smtp_sts.resolver.discovery import Reach, discover
-from smtp_sts.resolver.precedence import known, told, weigh
+from smtp_sts.resolver.precedence import known, of_dialects, told, weigh
 from smtp_sts.store import Stored
 
 #: MX hosts that one step tells of.
@@ -66,6 +67,9 @@ def as_kept(config: Config, next_hop: str, stored: Stored) -> dict[str, Any]:
     Raises ConfigError.
     """
     now = time.time()
+    if stored.domain.startswith(PREFIX):
+        decision = kept(stored, now, dane=config.policy.dane)
+        return as_data(next_hop, *_by_rule(config, decision, now))
     decision = Decision(stored.domain, "no-policy", "no-record", "the policy kept has expired")
     try:
         policy = Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
@@ -83,10 +87,15 @@ def as_kept(config: Config, next_hop: str, stored: Stored) -> dict[str, Any]:
                 fetched_at=stored.fetched_at,
                 expires_at=stored.expires_at,
             )
-    if rule := overrides.find(overrides.read(config.overrides), stored.domain):
-        fixed = overrides.fixed(rule, stored.domain, now)
-        decision = fixed or overrides.adapt(rule, decision)
-    return as_data(next_hop, decision, replies(decision))
+    return as_data(next_hop, *_by_rule(config, decision, now))
+
+
+def _by_rule(config: Config, decision: Decision, now: float) -> tuple[Decision, dict[str, str]]:
+    """A decision as the operator's rules change it, and the replies to it."""
+    domain = decision.policy_domain
+    if rule := overrides.find(overrides.read(config.overrides), domain):
+        decision = overrides.fixed(rule, domain, now) or overrides.adapt(rule, decision)
+    return decision, replies(decision)
 
 
 async def _weighed(
@@ -95,11 +104,11 @@ async def _weighed(
     reach = reach_of(config)
     off = _dane_off(config, reach, rule)
     if off:
-        sts = await _discovered(reach, domain, now)
+        sts = await _discovered(config, reach, domain, now, dane=False)
         decision = msgspec.structs.replace(sts, steps=(*sts.steps, Step("DANE", None, off)))
         return overrides.adapt(rule, decision) if rule else decision
     sts, state = await asyncio.gather(
-        _discovered(reach, domain, now),
+        _discovered(config, reach, domain, now, dane=True),
         find_dane(domain, reach.dns, smtp_port=config.network.smtp_port),
     )
     sts = overrides.adapt(rule, sts) if rule else sts
@@ -122,7 +131,20 @@ def _dane_off(config: Config, reach: Reach, rule: overrides.Rule | None) -> str:
     return ""
 
 
-async def _discovered(reach: Reach, domain: str, now: float) -> Decision:
+async def _discovered(
+    config: Config, reach: Reach, domain: str, now: float, *, dane: bool
+) -> Decision:
+    """What the dialects say that the configuration names."""
+    wanted = dialects(config)
+    if wanted == ("rfc8461",):
+        return await _rfc8461(reach, domain, now)
+    draft = look_up_draft(config, reach, domain, now, dane=dane)
+    if "rfc8461" not in wanted:
+        return await draft
+    return of_dialects(*await asyncio.gather(_rfc8461(reach, domain, now), draft))
+
+
+async def _rfc8461(reach: Reach, domain: str, now: float) -> Decision:
     found, mx = await asyncio.gather(discover(domain, reach), _mx_hosts(reach, domain))
     if found.policy is not None and found.policy.mode != "none" and mx:
         covered = _covered(found.policy, mx)

@@ -35,7 +35,7 @@ from smtp_sts.policy import (
     draft_record_name,
     find_draft_record,
 )
-from smtp_sts.resolver.decision import Decision, Draft, Source, Step
+from smtp_sts.resolver.decision import Decision, Draft, Outcome, Source, Step
 from smtp_sts.resolver.discovery import Reach
 from smtp_sts.resolver.draft_check import Checked, check
 from smtp_sts.resolver.draft_discovery import Proof, Seen, find, prove
@@ -255,7 +255,7 @@ class DraftCache:
             self._on_change(domain)
             return
         now = self._clock()
-        held, live = _read_stored(stored, domain), _live(state, now)
+        held, live = read_stored(stored, domain), _live(state, now)
         if held is None or held.expires_at <= now:
             return
         if live is not None and not _later(held, live):
@@ -316,36 +316,11 @@ class DraftCache:
     def _applies(
         self, domain: str, state: _State, held: Held, now: float, source: Source
     ) -> Decision:
-        record = held.record
-        outcome, reason = record.mode, "policy-found"
-        tlsa = record.constraint == "tlsa"
-        if record.mode == "enforce" and (not held.applied or (tlsa and not self._dane())):
-            # Section 3.4: "a policy which has not ever been successfully validated MUST not be used
-            # to reject mail".
-            outcome, reason = "testing", "never-validated"
+        decision = decided(domain, held, dane=self._dane(), source=source, steps=_steps(state))
         # While a look is due or under way the answer is kept for a second only, so that what it
         # finds is used at once.
         until = min(held.expires_at, max(state.next_check, now + 1.0))
-        age = round(held.expires_at - held.fetched_at)
-        return Decision(
-            domain,
-            "dane" if outcome == "enforce" and tlsa else outcome,
-            "tlsa-required" if outcome == "enforce" and tlsa else reason,
-            policy=msgspec.structs.replace(record.policy, max_age=age),
-            policy_id=_digest(record.text),
-            source=source,
-            fetched_at=held.fetched_at,
-            expires_at=held.expires_at,
-            valid_until=until,
-            steps=tuple(step for steps in state.steps.values() for step in steps),
-            draft=Draft(
-                record.render(),
-                record.constraint,
-                record.authentication.render() if record.authentication else "",
-                held.authenticated,
-                held.applied,
-            ),
-        )
+        return msgspec.structs.replace(decision, valid_until=until)
 
     def _without(self, domain: str, state: _State, source: Source) -> Decision:
         return Decision(
@@ -355,7 +330,7 @@ class DraftCache:
             state.detail,
             source=source,
             valid_until=0.0 if state.unread else state.next_check,
-            steps=tuple(step for steps in state.steps.values() for step in steps),
+            steps=_steps(state),
         )
 
     # -- what is known ------------------------------------------------------------------------
@@ -377,7 +352,7 @@ class DraftCache:
             return state
         state.unread = unread
         if stored is not None:
-            held = _read_stored(stored, domain)
+            held = read_stored(stored, domain)
             if held is None:  # somebody else wrote into our file
                 self._count("store-invalid")
                 _log.error("%s: the draft policy in the store is not valid", domain)
@@ -614,8 +589,7 @@ class DraftCache:
         record = seen.record
         assert record is not None
         now, settings = self._clock(), self._settings
-        least, most = NO_LIFETIME
-        lifetime = record.lifetime or min(max(seen.ttl, least), most)
+        lifetime = lifetime_of(record, seen.ttl)
         gap = min(settings.refresh_interval, max(lifetime * 0.7, settings.recheck_interval))
         if record.authentication is None:
             gap = 2.0 * lifetime  # nothing can ever prove it anew
@@ -675,6 +649,52 @@ class DraftCache:
         )  # fmt: skip
 
 
+def lifetime_of(record: DraftRecord, ttl: int) -> float:
+    """How long a policy is kept (seconds), that came with a TTL."""
+    least, most = NO_LIFETIME
+    return record.lifetime or min(max(ttl, least), most)
+
+
+def decided(
+    domain: str, held: Held, *, dane: bool, source: Source, steps: tuple[Step, ...] = ()
+) -> Decision:
+    """What an unexpired policy asks for; `dane`: TLSA records can be looked for."""
+    record = held.record
+    tlsa = record.constraint == "tlsa"
+    binding = record.mode == "enforce" and held.applied and (dane or not tlsa)
+    outcome: Outcome = record.mode
+    reason = "policy-found"
+    if record.mode == "enforce" and not binding:
+        # Section 3.4: "a policy which has not ever been successfully validated MUST not be used to
+        # reject mail"; a sender that cannot validate by it behaves as if it had not been.
+        outcome, reason = "testing", "never-validated"
+    elif binding and tlsa:
+        outcome, reason = "dane", "tlsa-required"
+    age = round(held.expires_at - held.fetched_at)
+    return Decision(
+        domain,
+        outcome,
+        reason,
+        policy=msgspec.structs.replace(record.policy, max_age=age),
+        policy_id=_digest(record.text),
+        source=source,
+        fetched_at=held.fetched_at,
+        expires_at=held.expires_at,
+        steps=steps,
+        draft=Draft(
+            record.render(),
+            record.constraint,
+            record.authentication.render() if record.authentication else "",
+            held.authenticated,
+            held.applied,
+        ),
+    )
+
+
+def _steps(state: _State) -> tuple[Step, ...]:
+    return tuple(step for steps in state.steps.values() for step in steps)
+
+
 async def _until_idle(state: _State) -> None:
     while tasks := [task for task in (state.task, state.work) if task is not None]:
         await asyncio.wait(tasks)
@@ -712,7 +732,7 @@ def _stored(domain: str, held: Held) -> Stored:
     )
 
 
-def _read_stored(stored: Stored, domain: str) -> Held | None:
+def read_stored(stored: Stored, domain: str) -> Held | None:
     """A policy out of the store; None where somebody else wrote it."""
     try:
         body = msgspec.json.decode(stored.body, type=_Body)

@@ -27,7 +27,10 @@ class Policy(Struct, forbid_unknown_fields=True):
     mode: Literal["enforce", "testing", "none"]
     mx: Annotated[
         list[str],
-        Meta(description="MX host patterns: host names; a first label `*` is exactly one label"),
+        Meta(
+            description="MX host patterns: host names; a first label `*` is exactly one label, in "
+            "`draft00` one or more"
+        ),
     ]
     max_age: Annotated[int, Meta(ge=0, description="seconds from fetched_at")]
     id: Annotated[
