@@ -274,3 +274,80 @@ def test_a_list_that_is_cut_off_is_no_whole_one() -> None:
                 assert b"smtp-sts: " in error
 
     asyncio.run(play())
+
+
+def test_policies_of_the_first_draft_are_listed_shown_refreshed_and_purged() -> None:
+    record = "v=STS1; to=true; mx=mx.bob.example; c=webpki; e=999; a=webpki:https://bob.example/sts"
+
+    async def play() -> None:
+        async with World() as world:
+            await world.receive("bob.example", "mx.bob.example")
+            world.publish_draft("bob.example", record)
+            config = world.config_toml(policy={"dialects": ["rfc8461", "draft00"], "workers": 2})
+            with daemon(config, world.socket_path):
+                address = UnixAddress(str(world.socket_path))
+                limit = time.monotonic() + 10
+                while await ask(address, "postfix", "bob.example") != SECURE:
+                    assert time.monotonic() < limit
+                    await asyncio.sleep(0.05)
+                (row,) = json.loads((await run(config, "cache", "list", "--json"))[1])
+                assert (row["domain"], row["dialect"], row["mode"], row["refresh"]) == (
+                    "bob.example", "draft00", "enforce", "ready",
+                )  # fmt: skip
+                out = (await run(config, "cache", "show", "bob.example"))[1]
+                assert "draft00: proven (webpki:https://bob.example/sts)" in out
+                assert "an MX host has met it" in out
+                status, out, _ = await run(config, "cache", "refresh", "bob.example")
+                assert (status, out) == (0, "bob.example: fetched; applies: enforce\n")
+                data = json.loads(
+                    (await run(config, "query", "--server", "--json", "bob.example"))[1]
+                )
+                assert data["policy"]["dialect"] == "draft00"
+                assert data["policy"]["applied"] is True
+            out = (await run(config, "cache", "show", "bob.example"))[1]  # from the store
+            assert "an MX host has met it" in out
+            with daemon(config, world.socket_path):
+                world.receivers["mx.bob.example"].starttls = False
+                assert await ask(address, "postfix", "bob.example") == SECURE
+                status, out, error = await run(config, "cache", "purge", "--yes", "bob.example")
+                assert (status, out) == (0, "bob.example: forgotten\n")
+                assert "in the clear" in error
+                assert await ask(address, "postfix", "bob.example") == "NOTFOUND "
+
+    asyncio.run(play())
+
+
+def test_query_looks_for_the_dialect_that_is_wanted() -> None:
+    record = "v=STS1; to=true; mx=*.bob.example; c=webpki; e=999; a=webpki:https://bob.example/sts"
+
+    async def play() -> None:
+        async with World() as world:
+            await world.publish("bob.example", "testing")
+            world.publish_draft("bob.example", record)
+            config = world.config_toml()
+            status, out, _ = await run(
+                config, "query", "--json", "--dialect", "draft00", "bob.example"
+            )
+            data = json.loads(out)
+            assert (status, data["outcome"]) == (0, "enforce")
+            assert data["policy"] == {
+                "version": "STS1", "mode": "enforce", "mx": ["*.bob.example"], "max_age": 999,
+                "id": data["policy"]["id"], "dialect": "draft00", "constraint": "webpki",
+                "authentication": "webpki:https://bob.example/sts", "authenticated": True,
+                "applied": True,
+            }  # fmt: skip
+            reply = "OK secure match=.bob.example servername=hostname"
+            assert data["replies"]["postfix-tlsrpt"] == reply
+            out = (await run(config, "query", "--dialect", "draft00", "bob.example"))[1]
+            assert "dialect          draft-margolis-smtp-sts-00" in out
+            assert "MX host          ok      mx.bob.example at 127.0." in out
+            words = ("query", "--json", "bob.example")
+            assert json.loads((await run(config, *words))[1])["policy"]["dialect"] == "rfc8461"
+            both = (*words, "--dialect", "draft00", "--dialect", "rfc8461")
+            data = json.loads((await run(config, *both))[1])
+            assert (data["policy"]["dialect"], data["outcome"]) == ("rfc8461", "testing")
+            assert "_smtp_sts.bob.example" in json.dumps(data["steps"])
+            for wrong in (("--dialect", "draft01"), ("--dialect", "draft00", "--server")):
+                assert (await run(config, "query", "bob.example", *wrong))[0] == 2
+
+    asyncio.run(play())

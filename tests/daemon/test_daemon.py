@@ -238,6 +238,8 @@ def test_the_example_holds_the_defaults() -> None:
         ('[policy]\nlisten = "nonsense"\n', ["line 2", "host:port"]),
         ('[policy]\nsocket_mode = "rw"\n', ["line 2", "octal"]),
         ('[policy]\nsocket_group = "no-such"\n', ["socket_group", "no-such"]),
+        ('[policy]\ndialects = ["rfc8641"]\n', ["line 2", "rfc8641", "did you mean 'rfc8461'"]),
+        ("[policy]\ndialects = []\n", ["line 2", "policy.dialects", "at least one"]),
         ('[dns]\nnameservers = ["dns.example"]\n', ["line 2", "nameservers"]),
         ('[network]\nca_file = "/no/such"\n', ["ca_file", "/no/such"]),
         ('[store]\nurl = "redis://x"\n', ["line 2", "sqlite:///"]),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 #: What a user can mend, and what could not be told.
 _USAGE, _UNKNOWN = 2, 3
-_COLUMNS: Final = ("domain", "dialect", "mode", "id", "fetched", "expires", "used", "refresh")
+_COLUMNS: Final = ("domain", "mode", "dialect", "id", "fetched", "expires", "used", "refresh")
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _domains = click.argument("domains", nargs=-1, required=True, metavar="DOMAIN...")
 
@@ -339,7 +339,8 @@ def _row(entry: Entry) -> tuple[str, ...]:
     stored, upkeep = entry.stored, entry.upkeep
     used = max(stored.used_at, upkeep.used_at if upkeep else 0.0)
     times = (_time(when) for when in (stored.fetched_at, stored.expires_at, used))
-    return *_split(stored), _mode(stored), stored.policy_id, *times, _state(stored, upkeep)
+    domain, dialect = _split(stored)
+    return domain, _mode(stored), dialect, stored.policy_id, *times, _state(stored, upkeep)
 
 
 def _table(rows: Iterable[Entry]) -> Iterator[str]:
