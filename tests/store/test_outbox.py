@@ -175,6 +175,18 @@ def test_busy_hosts_are_passed_over_and_claims_can_be_given_back(outbox: Outbox)
     assert [d.uri for d in outbox.claim(NOW, "two", 9)] == [B.uri]
 
 
+def test_claims_whose_answer_was_lost_are_given_back(outbox: Outbox) -> None:
+    made(outbox, A, B)
+    outbox.plan(DAY, {"carol.example": NOW})
+    outbox.claim_reports(NOW, "one", 9)
+    first, _ = outbox.claim(NOW, "one", 9)
+    outbox.release_lost("two", [])
+    assert (outbox.claim_reports(NOW, "two", 9), outbox.claim(NOW, "two", 9)) == ([], [])
+    outbox.release_lost("one", [first.id])
+    assert len(outbox.claim_reports(NOW, "two", 9)) == 1
+    assert [d.uri for d in outbox.claim(NOW, "two", 9)] == [B.uri]
+
+
 def test_a_day_and_domains_can_be_taken_before_their_time(outbox: Outbox) -> None:
     outbox.plan(DAY, {"bob.example": NOW + 9000, "carol.example": NOW + 9000})
     outbox.plan(DAY + 1, {"bob.example": NOW + 9000})

@@ -6,6 +6,7 @@ from `requirements/readers.txt`, under $SMTP_STS_CACHE or /var/cache/smtp-sts-te
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -29,6 +30,7 @@ from smtp_sts.tlsrpt import (
     split,
 )
 
+from ..reporting.post_office import PostOffice
 from .samples import REPORT, STS
 
 LOCKED = Path(__file__).parents[2] / "requirements" / "readers.txt"
@@ -122,6 +124,31 @@ def test_parsedmarc_reads_what_we_write_and_finds_the_same_in_it(parsedmarc: Pat
     reports = [REPORT, _every_result(), *_large()]
     now = datetime(2026, 4, 2, 3, tzinfo=UTC)
     mails = [compose(r, "company-y.example", "r@y.example", "1", now) for r in reports]
+    answers = _read(parsedmarc, mails)
+    assert [answer["complaints"] for answer in answers] == [[]] * len(reports)
+    assert len(answers) == len(reports) > 4
+    for report, answer in zip(reports, answers, strict=True):
+        assert answer["read"]["report_type"] == "smtp_tls"
+        _same(report, answer["read"]["report"])
+
+
+def test_parsedmarc_reads_a_mail_that_was_delivered(parsedmarc: Path, tmp_path: Path) -> None:
+    async def deliver() -> list[bytes]:
+        async with PostOffice(tmp_path) as office:
+            office.count("bob.example")
+            office.ask("bob.example", "mailto:reports@bob.example")
+            await office.while_delivering(office.settled)
+            return office.mta.contents()
+
+    (mail,) = asyncio.run(deliver())
+    (answer,) = _read(parsedmarc, [mail])
+    assert answer["complaints"] == []
+    (policy,) = answer["read"]["report"]["policies"]
+    assert (policy["successful_session_count"], policy["failed_session_count"]) == (7, 3)
+    assert policy["failure_details"][0]["result_type"] == "certificate-expired"
+
+
+def _read(parsedmarc: Path, mails: list[bytes]) -> list[dict[str, Any]]:
     done = subprocess.run(
         [parsedmarc, "-c", SCRIPT],
         input=b"\n".join(map(base64.b64encode, mails)),
@@ -129,12 +156,7 @@ def test_parsedmarc_reads_what_we_write_and_finds_the_same_in_it(parsedmarc: Pat
         timeout=120,
     )
     assert done.returncode == 0, done.stderr[-500:]
-    answers = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [answer["complaints"] for answer in answers] == [[]] * len(reports)
-    assert len(answers) == len(reports) > 4
-    for report, answer in zip(reports, answers, strict=True):
-        assert answer["read"]["report_type"] == "smtp_tls"
-        _same(report, answer["read"]["report"])
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def _same(report: Report, read: dict[str, Any]) -> None:

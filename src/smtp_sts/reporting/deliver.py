@@ -215,6 +215,13 @@ class Courier:
                         extra={"fields": {"event": "tls-report-clock", "seconds": jump}},
                     )  # fmt: skip
                 try:
+                    if told:
+                        under_way = set(self._tasks)
+                        await self._with_store(
+                            lambda _, outbox, ids=under_way: outbox.release_lost(  # type: ignore[misc]
+                                self._holder, ids
+                            )
+                        )
                     held = steady < hold
                     if self._deliver and not held:
                         if steady - planned >= PLAN_SECONDS or int(now // DAY) != today:

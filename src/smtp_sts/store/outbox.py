@@ -440,6 +440,17 @@ class Outbox:
                 .values(holder="", until=0.0)
             )
 
+    def release_lost(self, holder: str, under_way: Collection[int]) -> None:
+        """Give back what `holder` claimed without learning of it (the answer was lost): all but the
+        deliveries that are under way. Raises StoreError."""
+        with self._begin() as connection:
+            for table, kept in ((_reports, ()), (_deliveries, under_way)):
+                connection.execute(
+                    update(table)
+                    .where(table.c.holder == holder, table.c.id.not_in(kept))
+                    .values(holder="", until=0.0)
+                )
+
     def settle(
         self,
         delivery: Delivery,
