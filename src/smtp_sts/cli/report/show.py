@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 #: Failures that are printed of one policy; --json has them all.
 MAX_ROWS = 50
+_COLUMNS = ("result", "from", "to", "EHLO", "reason")
 
 
 @click.command()
@@ -115,17 +116,27 @@ def _print_policy(console: Console, result: PolicyResult, *, drafted: bool) -> N
             console.print(Text(f"  {name if number == 0 else '':<15}{_line(text)}"))
     if not result.failures:
         return
+    ordered = sorted(result.failures, key=lambda f: -f.failed_session_count)
+    rows = [
+        (
+            _line(failure.result_type),
+            _line(failure.sending_mta_ip),
+            "\n".join(
+                filter(None, map(_line, (failure.receiving_mx_hostname, failure.receiving_ip)))
+            ),
+            _line(failure.receiving_mx_helo),
+            _line(f"{failure.failure_reason_code} {failure.additional_information}"),
+        )
+        for failure in ordered[:MAX_ROWS]
+    ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("  sessions", justify="right")
-    table.add_column("result", no_wrap=True)
-    for column in ("from", "to", "EHLO", "reason"):
-        table.add_column(column, overflow="fold")
-    ordered = sorted(result.failures, key=lambda f: -f.failed_session_count)
-    for failure in ordered[:MAX_ROWS]:
-        to = f"{failure.receiving_mx_hostname} {failure.receiving_ip}"
-        reason = f"{failure.failure_reason_code} {failure.additional_information}"
-        cells = (failure.result_type, failure.sending_mta_ip, to, failure.receiving_mx_helo, reason)
-        table.add_row(f"{failure.failed_session_count:,}", *(Text(_line(cell)) for cell in cells))
+    # A column that nobody has filled takes no room.
+    shown = [index for index in range(len(_COLUMNS)) if any(row[index] for row in rows)]
+    for index in shown:
+        table.add_column(_COLUMNS[index], overflow="fold", no_wrap=index == 0)
+    for failure, row in zip(ordered, rows, strict=False):
+        table.add_row(f"{failure.failed_session_count:,}", *(Text(row[i]) for i in shown))
     console.print(table, soft_wrap=False)
     if len(ordered) > MAX_ROWS:
         console.print(Text(f"  and {len(ordered) - MAX_ROWS:,} more; --json prints them all"))
