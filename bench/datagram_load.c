@@ -1,6 +1,6 @@
 /* Send the datagrams of a file (one a line) in turn to a unix socket, RATE a second for SECONDS,
    without waiting, as libtlsrpt does; print how many were sent, how many found the queue full, and
-   the seconds it took.
+   the seconds it took. With a RATE of 0: as fast as it can, waiting wherever the queue is full.
    datagram_load SOCKET FILE RATE SECONDS */
 #include <errno.h>
 #include <stdio.h>
@@ -38,7 +38,13 @@ int main(int argc, char **argv) {
     if (out < 0 || count == 0) return 2;
     double rate = atof(argv[3]), start = now();
     long total = (long)(rate * atof(argv[4])), lost = 0;
-    for (long n = 0; n < total; n++) {
+    if (rate == 0) {
+        double end = start + atof(argv[4]);
+        for (; total % 256 != 0 || now() < end; total++)
+            if (sendto(out, text[total % count], size[total % count], 0, (struct sockaddr *)&to,
+                       sizeof to) < 0)
+                return 3;
+    } else for (long n = 0; n < total; n++) {
         double ahead = (double)n / rate - (now() - start);
         if (ahead > 0) {
             struct timespec wait = {0, (long)(ahead * 1e9)};

@@ -1,22 +1,21 @@
-"""How fast TLS results are collected: logs read, sessions counted, datagrams received.
+"""How fast TLS results are counted: logs imported, sessions aggregated. (Datagrams: datagrams.py)
 
-    .venv/bin/python bench/reports.py [logs|sessions|datagrams|loss]
+    .venv/bin/python bench/reports.py [logs|sessions]
 
-Each figure is of one process that shares the machine with whatever else runs on it; datagrams come
-from a blocking sender in a second process, so their figure is that of both. Nothing is written but
-a temporary folder.
+Each figure is of one process that shares the machine with whatever else runs on it. Nothing is
+written but a temporary folder.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing
 import os
 import queue
 import resource
 import selectors
-import socket
-import subprocess
+import signal
 import sys
 import tempfile
 import threading
@@ -30,15 +29,12 @@ from smtp_sts.reporting.aggregate import Aggregate
 from smtp_sts.reporting.exim_log import EximLog
 from smtp_sts.reporting.lines import Clock, Lines
 from smtp_sts.reporting.postfix_log import PostfixLog
-from smtp_sts.reporting.receive import Receiver, bind
+from smtp_sts.reporting.receive import Receiver, Siphon, bind
 from smtp_sts.store.tallies import Tally, open_tallies
 
 LINES = 1_000_000
 SESSIONS = 1_000_000
 DOMAINS = 20_000
-DATAGRAMS = 300_000
-RATE = 10_000
-LOSS_SECONDS = 60
 BLOCK = 256 * 1024
 NOW = 1_790_000_000.0
 
@@ -156,54 +152,30 @@ def sessions(folder: Path) -> None:
     )
 
 
-def datagrams(folder: Path) -> None:
-    """Datagrams a second, from a blocking sender that is as fast as it can."""
-    path = folder / "tlsrpt.sock"
-    source = bind(path, 0o600)
-    source.setblocking(False)
-    sender = os.fork()
-    if sender == 0:
-        made = [datagram(n) for n in range(1000)]
-        out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        out.connect(str(path))
-        for n in range(DATAGRAMS):
-            out.send(made[n % 1000])
-        os._exit(0)
-    aggregate = Aggregate()
-    receiver = Receiver(source, aggregate.take, lambda: NOW)
-    poll = selectors.DefaultSelector()
-    poll.register(source, selectors.EVENT_READ)
-    start = 0.0
-    while receiver.datagrams < DATAGRAMS:
-        poll.select()
-        start = start or time.perf_counter()
-        receiver.drain()
-    seconds = time.perf_counter() - start
-    os.waitpid(sender, 0)
-    print(f"{DATAGRAMS / seconds:,.0f} datagrams/s, {receiver.outcomes:,} outcomes")
+def receive(folder: Path) -> None:
+    """Count what comes to FOLDER/tlsrpt.sock, writing every second, until SIGTERM."""
+    ended = False
 
+    def end(*_: object) -> None:
+        nonlocal ended
+        ended = True
 
-def loss(folder: Path) -> None:
-    """10,000 datagrams a second for LOSS_SECONDS, counted, and written every second meanwhile."""
-    path = folder / "tlsrpt.sock"
-    source = bind(path, 0o600)
-    program = folder / "datagram_load"
-    code = Path(__file__).with_name("datagram_load.c")
-    subprocess.run(["cc", "-O2", "-o", program, code], check=True)
-    made = folder / "datagrams"
-    made.write_bytes(b"".join(datagram(n) + b"\n" for n in range(1000)))
+    signal.signal(signal.SIGTERM, end)
     # Another process writes: beside a busy thread, each receive would wait for the interpreter.
     ours, theirs = multiprocessing.Pipe()
     writer = os.fork()
     if writer == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         ours.close()
         tallies = open_tallies(f"sqlite:///{folder}/s.db")
         while data := theirs.recv_bytes():
             tallies.add(msgspec.msgpack.decode(data, type=list[Tally]))
         os._exit(0)
     theirs.close()
+    source = bind(folder / "tlsrpt.sock", 0o600)
     aggregate = Aggregate()
-    receiver = Receiver(source, aggregate.take, lambda: NOW)
+    siphon = Siphon(source)
+    receiver = Receiver(siphon, aggregate.take, lambda: NOW)
     batches: queue.SimpleQueue[list[Tally]] = queue.SimpleQueue()
 
     def forward() -> None:
@@ -214,15 +186,13 @@ def loss(folder: Path) -> None:
     forwarder = threading.Thread(target=forward)
     forwarder.start()
     poll = selectors.DefaultSelector()
-    poll.register(source, selectors.EVENT_READ)
+    poll.register(siphon, selectors.EVENT_READ)
     # What was there before the first datagram is not walked again by the collector of garbage,
     # whose pauses (30 to 60 ms) are longer than a queue of 512.
     gc.collect()
     gc.freeze()
-    command = [str(program), str(path), str(made), str(RATE), str(LOSS_SECONDS)]
-    sender = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     left, due = 0, time.monotonic() + 1
-    while sender.poll() is None:
+    while not ended:
         poll.select(0.1)
         receiver.drain()
         if left > 0:
@@ -230,23 +200,23 @@ def loss(folder: Path) -> None:
             left -= 100
         elif time.monotonic() > due:
             left, due = aggregate.waiting, due + 1
-    while receiver.drain():
-        pass
+    siphon.end()
+    with contextlib.suppress(EOFError):
+        while True:
+            poll.select(0.1)
+            receiver.drain()
+    siphon.close()
+    while batch := aggregate.drain():
+        batches.put(batch)
     batches.put([])
     forwarder.join()
     os.waitpid(writer, 0)
-    sent, lost, seconds = map(float, sender.communicate()[0].split())
-    length = Path("/proc/sys/net/unix/max_dgram_qlen").read_text().strip()
-    print(
-        f"queue of {length}: {sent:,.0f} sent in {seconds:.1f} s, {lost:,.0f} lost "
-        f"({lost / sent:.2%}), {receiver.datagrams:,} received"
-    )
 
 
 if __name__ == "__main__":
-    wanted = sys.argv[1:] or ["logs", "sessions", "datagrams", "loss"]
+    if sys.argv[1:2] == ["receive"]:
+        receive(Path(sys.argv[2]))
+        sys.exit()
     with tempfile.TemporaryDirectory() as name:
-        for measure in wanted:
-            {"logs": logs, "sessions": sessions, "datagrams": datagrams, "loss": loss}[measure](
-                Path(name)
-            )
+        for measure in sys.argv[1:] or ["logs", "sessions"]:
+            {"logs": logs, "sessions": sessions}[measure](Path(name))

@@ -9,15 +9,19 @@ weight may run in the process: no thread that is busy, and `gc.freeze()` before 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections import Counter, deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from smtp_sts.reporting import datagram
+from smtp_sts.reporting import datagram, siphon
 from smtp_sts.reporting.outcome import Outcome
 
 #: sun_path is 108 bytes with its end (unix(7)); libtlsrpt refuses longer ones too.
@@ -30,6 +34,10 @@ RECEIVE_BUFFER: Final = 8 * 1024 * 1024
 SAMPLES: Final = 16
 #: Datagrams that one `drain` reads at most, lest others on the event loop starve.
 MAX_DRAIN: Final = 256
+#: Bytes that a siphon's pipe holds, and that are read of it at once: some 100 datagrams.
+PIPE_SIZE: Final = 1024 * 1024
+READ_SIZE: Final = 64 * 1024
+_LENGTH: Final = siphon.LENGTH
 
 
 class SocketError(Exception):
@@ -68,16 +76,85 @@ def bind(path: Path, mode: int) -> socket.socket:
     return made
 
 
+class Siphon:
+    """A process that empties a socket and hands its datagrams on: `siphon.py`.
+
+    It is readable (`fileno`) when there is something for `read`.
+    """
+
+    def __init__(self, source: socket.socket) -> None:
+        """Start it. Raises OSError."""
+        self._pipe, out = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        stop, self._stop = os.pipe2(os.O_CLOEXEC)
+        try:
+            with contextlib.suppress(OSError):  # the most that everyone may ask for
+                fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            # Without site and our package: it is to be small, and at work at once.
+            command = [sys.executable, "-I", "-S", siphon.__file__]
+            self.process = subprocess.Popen(
+                [*command, str(source.fileno()), str(out), str(stop)],
+                pass_fds=(source.fileno(), out, stop),
+                stdin=subprocess.DEVNULL,
+            )
+        except OSError:
+            os.close(self._pipe)
+            os.close(self._stop)
+            raise
+        finally:
+            os.close(out)
+            os.close(stop)
+        self._rest = b""
+
+    def fileno(self) -> int:
+        """The descriptor to wait on."""
+        return self._pipe
+
+    def read(self) -> list[bytes] | None:
+        """Datagrams that were handed on, in order; none where nothing waits; None at the end: the
+        process is gone, and all that it handed on was read."""
+        try:
+            block = os.read(self._pipe, READ_SIZE)
+        except BlockingIOError:
+            return []
+        if not block:
+            return None
+        data = self._rest + block
+        found: list[bytes] = []
+        start, size = 0, len(data)
+        while start + _LENGTH.size <= size:
+            (length,) = _LENGTH.unpack_from(data, start)
+            end = start + _LENGTH.size + length
+            if end > size:
+                break
+            found.append(data[start + _LENGTH.size : end])
+            start = end
+        self._rest = data[start:]
+        return found
+
+    def end(self) -> None:
+        """Ask it to hand on what there is, and end; `read` until it gives None."""
+        if self._stop >= 0:
+            os.close(self._stop)
+            self._stop = -1
+
+    def close(self) -> None:
+        """Give everything back; what was not read is lost."""
+        self.end()
+        os.close(self._pipe)
+        self.process.kill()
+        self.process.wait()
+
+
 class Receiver:
     """Reads datagrams and hands outcomes on, counting what it sees."""
 
     def __init__(
         self,
-        source: socket.socket,
+        source: socket.socket | Siphon,
         take: Callable[[Outcome], None],
         clock: Callable[[], float],
     ) -> None:
-        self._socket = source
+        self._source = source
         self._take = take
         self._clock = clock
         self._buffer = bytearray(MAX_DATAGRAM)
@@ -87,8 +164,13 @@ class Receiver:
         self.samples: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
 
     def drain(self, limit: int = MAX_DRAIN) -> int:
-        """Read what waits, at most `limit` datagrams; how many there were."""
-        receive, buffer, at = self._socket.recv_into, self._buffer, self._clock()
+        """Read what waits, of a socket at most `limit` datagrams; how many there were.
+
+        Raises EOFError where a siphon has ended and all of it was read.
+        """
+        if isinstance(self._source, Siphon):
+            return self._drain_siphon(self._source)
+        receive, buffer, at = self._source.recv_into, self._buffer, self._clock()
         for number in range(limit):
             try:
                 size = receive(buffer)
@@ -96,6 +178,14 @@ class Receiver:
                 return number
             self._one(bytes(memoryview(buffer)[:size]), at)
         return limit
+
+    def _drain_siphon(self, source: Siphon) -> int:
+        found, at = source.read(), self._clock()
+        if found is None:
+            raise EOFError
+        for data in found:
+            self._one(data, at)
+        return len(found)
 
     def _one(self, data: bytes, at: float) -> None:
         self.datagrams += 1
