@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -217,6 +218,16 @@ def test_the_policy_domain_of_a_next_hop(next_hop: str, domain: str) -> None:
 def test_a_next_hop_without_a_policy_domain(next_hop: str) -> None:
     with pytest.raises(NextHopError):
         policy_domain(next_hop)
+
+
+def test_a_stranger_s_u_labels_cost_no_more_than_names_can() -> None:
+    """Whoever may send mail chooses keys, and all others wait while one is looked at."""
+    scattered = "".join(chr(0x4E00 + 7 * n) for n in range(1000))
+    began = time.process_time()
+    for name in (scattered, "\ufdfa" * 1000, "\u0627\u200d" * 500, f"{scattered[:300]}.example"):
+        with pytest.raises(NextHopError):
+            policy_domain(name)
+    assert time.process_time() - began < 0.1
 
 
 def test_names_of_a_policy_domain() -> None:

@@ -20,6 +20,10 @@ _BRACKETS: Final = re.compile(r"\[([^\[\]]*)\](?::[A-Za-z0-9-]+)?", re.ASCII)
 _PORT: Final = re.compile(r":[A-Za-z0-9-]+\Z", re.ASCII)
 #: Longer than any name in U-labels that can be one; keeps idna's work bounded.
 _MAX_KEY: Final = 1024
+#: RFC 1035 section 2.3.4, bytes.
+_MAX_LABEL: Final = 63
+#: What IDNA takes for a dot (RFC 3490 section 3.1).
+_DOTS: Final = re.compile("[.\u3002\uff0e\uff61]")
 
 
 def policy_domain(next_hop: str) -> str:
@@ -59,16 +63,33 @@ def policy_domain(next_hop: str) -> str:
 
 def _a_labels(name: str) -> str:
     """U-labels as A-labels. Raises IDNAError, UnicodeError."""
+    if len(name) > MAX_NAME:
+        raise UnicodeError("name too long")
+    for label in _DOTS.split(name):
+        _check_length(label)
     try:
         return idna.encode(name, uts46=True).decode("ascii")
     except idna.IDNAError:
         # IDNA 2008 forbids symbols, MTAs (by ICU: UTS 46 alone) deliver to such domains all the
         # same, and so must find the policy that protects them.
-        labels = idna.uts46_remap(name, std3_rules=False).split(".")
-        return ".".join(
-            label if label.isascii() else "xn--" + label.encode("punycode").decode("ascii")
-            for label in labels
-        )
+        return ".".join(map(_a_label, idna.uts46_remap(name, std3_rules=False).split(".")))
+
+
+def _a_label(label: str) -> str:
+    if label.isascii():
+        return label
+    _check_length(label)
+    made = "xn--" + label.encode("punycode").decode("ascii")
+    if len(made) > _MAX_LABEL:
+        raise UnicodeError("label too long")
+    return made
+
+
+def _check_length(label: str) -> None:
+    # Before anything is made of it: Punycode takes time by the square of the length, and a code
+    # point takes a byte or more of what it makes.
+    if len(label) > _MAX_LABEL - (0 if label.isascii() else len("xn--")):
+        raise UnicodeError("label too long")
 
 
 def record_name(domain: str) -> str:
