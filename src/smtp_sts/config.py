@@ -279,6 +279,41 @@ def dialects(config: Config) -> tuple[Dialect, ...]:
     return tuple(dialect for dialect in DIALECTS if dialect in wanted)
 
 
+def datagram_path(config: Config) -> str:
+    """`[tls_reports] socket`, "" for none. Raises ConfigError."""
+    path = config.tls_reports.socket
+    if path and not path.startswith("/"):
+        raise ConfigError(f'{path!r}: write the absolute path of a unix socket, or "" for none')
+    return parse_path(path) if path else ""
+
+
+class LogSource(Struct, frozen=True):
+    """A log that is followed; `path` is "journal" for systemd's."""
+
+    kind: Literal["postfix", "exim"]
+    path: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.path}"
+
+
+def log_sources(config: Config) -> list[LogSource]:
+    """`[tls_reports] log`. Raises ConfigError."""
+    log = config.tls_reports.log
+    found: list[LogSource] = []
+    for text in [log] if isinstance(log, str) else log:
+        kind, _, path = text.partition(":")
+        if kind not in ("postfix", "exim") or not (path.startswith("/") or path == "journal"):
+            raise ConfigError(
+                f"{text!r} is no log: write postfix:/path or exim:/path, or journal for /path"
+            )
+        source = LogSource("postfix" if kind == "postfix" else "exim", path)
+        if source in found:
+            raise ConfigError(f"{text!r} stands there twice")
+        found.append(source)
+    return found
+
+
 def nameservers(config: Config) -> list[tuple[str, int]]:
     """`[dns] nameservers` as (address, port); empty means: those of /etc/resolv.conf."""
     found = []
@@ -355,6 +390,8 @@ def parse(text: str, name: str = "configuration") -> Config:
         (("control", "socket"), partial(control_address, config)),
         (("dns", "nameservers"), partial(nameservers, config)),
         (("policy", "dialects"), partial(dialects, config)),
+        (("tls_reports", "log"), partial(log_sources, config)),
+        (("tls_reports", "socket"), partial(datagram_path, config)),
         (("tls_reports", "mail"), partial(mail_route, config)),
     ]
     for path, check in checks:
@@ -362,9 +399,13 @@ def parse(text: str, name: str = "configuration") -> Config:
             check()
         except ConfigError as error:
             raise ConfigError(f"{_place(text, name, path)}{'.'.join(path)}: {error}") from None
-    if not re.fullmatch(r"0?[0-7]{3}", config.policy.socket_mode):
-        place = _place(text, name, ("policy", "socket_mode"))
-        raise ConfigError(f'{place}policy.socket_mode: write an octal mode such as "0660"')
+    for section, mode in (
+        ("policy", config.policy.socket_mode),
+        ("tls_reports", config.tls_reports.socket_mode),
+    ):
+        if not re.fullmatch(r"0?[0-7]{3}", mode):
+            place = _place(text, name, (section, "socket_mode"))
+            raise ConfigError(f'{place}{section}.socket_mode: write an octal mode such as "0660"')
     if not config.store.url.startswith(("sqlite:///", "postgresql://")):
         raise ConfigError(  # the value may hold a password
             f"{_place(text, name, ('store', 'url'))}store.url: write sqlite:////path/to/file.db "

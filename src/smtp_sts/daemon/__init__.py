@@ -19,7 +19,8 @@ import signal
 import socket
 import sys
 import time
-from typing import Final, NoReturn
+from collections.abc import Coroutine
+from typing import Any, Final, NoReturn
 
 from smtp_sts import store
 from smtp_sts.config import (
@@ -33,6 +34,7 @@ from smtp_sts.config import (
     load,
 )
 from smtp_sts.daemon import log, peers, sockets, worker
+from smtp_sts.daemon.beside import Beside
 from smtp_sts.daemon.board import Board
 from smtp_sts.net.https import tls_context
 from smtp_sts.resolver import overrides
@@ -66,6 +68,12 @@ def check(config: Config) -> None:
     sockets.owner_of(config.policy)
     sockets.control_owner_of(config.control)
     overrides.read(config.overrides)
+    if config.tls_reports.enabled:
+        sockets.datagram_owner_of(config.tls_reports)
+        if config.tls_reports.deliver:
+            from smtp_sts.reporting.settings import read_settings  # cryptography, for DKIM
+
+            read_settings(config)
     try:
         store.check(config.store.url)
     except StoreError as error:
@@ -97,6 +105,7 @@ class _Supervisor:
         self._board = Board()
         self._slots: dict[int, int | None] = {}  # pid -> where it counts
         self._alive, self._kept = os.pipe()  # workers see the end of it when we are gone
+        self._beside = Beside(self._board, self._alive, self._become_reporting, _run)
 
     def run(self) -> None:
         self._catch_signals()
@@ -119,6 +128,7 @@ class _Supervisor:
             extra={"fields": {"event": "ready", "workers": len(self._workers)}},
         )  # fmt: skip
         sockets.notify("READY=1")
+        self._beside.start(self._config, self._peers)
         try:
             self._loop()
         finally:
@@ -206,15 +216,27 @@ class _Supervisor:
             select.select([told], [], [], 10.0)  # ready, or dead: either way something comes
         os.close(told)
 
+    def _become_child(self) -> None:
+        """Let go of what is the supervisor's alone."""
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, signal.SIG_DFL)
+        self._wake.close()
+        self._waker.close()
+        os.close(self._kept)
+
+    def _become_reporting(self) -> None:
+        """Let go of the MTAs' sockets too: a successor is to get them."""
+        self._become_child()
+        for listener in (*self._open.values(), *self._handed):
+            listener.sock.close()
+        if self._control is not None:
+            self._control[1].close()
+
     def _be_worker(self, index: int, tell: int, slot: int | None) -> NoReturn:
         status = 1
         try:
-            signal.set_wakeup_fd(-1)
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
-                signal.signal(number, signal.SIG_DFL)
-            self._wake.close()
-            self._waker.close()
-            os.close(self._kept)
+            self._become_child()
             listening = [*self._open.values(), *self._handed]
             if self._control is not None:
                 listening.append(sockets.Listener("control", self._control[1]))
@@ -234,7 +256,8 @@ class _Supervisor:
 
     def _loop(self) -> None:
         while True:
-            pause = max(0.0, min((at for at, _ in self._restarts), default=1e9) - time.monotonic())
+            due = min((at for at, _ in self._restarts), default=1e9)
+            pause = max(0.0, min(due, self._beside.attend()) - time.monotonic())
             select.select([self._wake], [], [], min(pause, 60.0))
             with contextlib.suppress(BlockingIOError):
                 while self._wake.recv(512):
@@ -248,9 +271,9 @@ class _Supervisor:
             if signal.SIGHUP in caught:
                 self._reload()
             now = time.monotonic()
-            due = [index for at, index in self._restarts if at <= now]
+            again = [index for at, index in self._restarts if at <= now]
             self._restarts = [(at, index) for at, index in self._restarts if at > now]
-            for index in due:
+            for index in again:
                 self._fork(index)
 
     def _reap(self) -> None:
@@ -261,6 +284,8 @@ class _Supervisor:
                 return
             if pid == 0:
                 return
+            if self._beside.reaped(pid, status):
+                continue
             self._retired.discard(pid)
             self._board.release(self._slots.pop(pid, None))
             gone = self._workers.pop(pid, None)
@@ -280,6 +305,7 @@ class _Supervisor:
         for pid, (index, _) in self._workers.items():
             if index == 0:
                 os.kill(pid, signal.SIGUSR1)
+        self._beside.tell_counts()
 
     def _reload(self) -> None:
         sockets.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -311,6 +337,7 @@ class _Supervisor:
                     os.kill(pid, signal.SIGUSR2)
             for listener in before:
                 listener.close()
+            self._beside.start(config, self._peers)
             _log.info(
                 "configuration taken, %d new workers", len(self._workers),
                 extra={"fields": {"event": "configuration-taken"}},
@@ -322,7 +349,8 @@ class _Supervisor:
             listener.sock.close()
         sockets.remove_unix(self._open)
         self._close_control()
-        waiting = {*self._workers, *self._retired}
+        self._beside.close()
+        waiting = {*self._workers, *self._retired, *self._beside.pids}
         for pid in waiting:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
@@ -351,16 +379,21 @@ def _run_loop(
     counting: tuple[Board, int | None],
     elders: list[bytes],
 ) -> None:
-    import asyncio
-
     def ready() -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody waits for a worker that replaces one
             os.write(tell, b"1")
         os.close(tell)
 
-    work = worker.run(
-        config, index, open_listeners, peer_listeners, ready, supervisor, *counting, elders
+    _run(
+        worker.run(
+            config, index, open_listeners, peer_listeners, ready, supervisor, *counting, elders
+        )
     )
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    import asyncio
+
     try:
         import uvloop
     except ImportError:

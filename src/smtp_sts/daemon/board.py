@@ -20,7 +20,8 @@ from smtp_sts.mta.tally import Tally
 SLOTS: Final = 256
 #: What a worker may write, bytes. Pages that nobody writes to take no memory.
 SIZE: Final = 32768
-_FREE, _SERVING, _RETIRED = range(3)
+#: the last is of processes that answer nobody
+_FREE, _SERVING, _RETIRED, _BESIDE = range(4)
 #: a slot: its state, how often it was written, the lengths of its two texts. The text of write n is
 #: the one numbered n % 2, and is not touched again before write n + 2.
 _HEAD: Final = struct.Struct("=BxxxIII")
@@ -50,11 +51,12 @@ class Board:
 
     # -- the supervisor -----------------------------------------------------------------------
 
-    def take(self) -> int | None:
-        """A slot for a new worker; None where none is free: it then counts for itself alone."""
+    def take(self, *, worker: bool = True) -> int | None:
+        """A slot for a new process; None where none is free: it then counts for itself alone."""
         for slot in range(SLOTS):
             if self._state(slot) == _FREE:
-                _HEAD.pack_into(self._memory, self._at(slot), _SERVING, 0, 0, 0)
+                state = _SERVING if worker else _BESIDE
+                _HEAD.pack_into(self._memory, self._at(slot), state, 0, 0, 0)
                 return slot
         return None
 

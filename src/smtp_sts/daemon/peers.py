@@ -109,37 +109,103 @@ class _Link(asyncio.Protocol):
         self._buffer = data[position:]
 
 
-class Peers:
+class Owners:
+    """The workers of one daemon, as whoever has something to ask of them sees them."""
+
+    def __init__(self, listeners: Sequence[socket.socket], elders: Sequence[bytes] = ()) -> None:
+        self._count = len(listeners)
+        self._addresses = [*(sock.getsockname() for sock in listeners), *elders]
+        self._links: dict[int, _Link] = {}
+        self._waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
+        self._numbers = itertools.count()
+        self._locks = [asyncio.Lock() for _ in self._addresses]
+
+    def owner(self, domain: str) -> int:
+        """The worker that a domain belongs to, by either key of it in the store."""
+        return zlib.crc32(domain.removeprefix(_DRAFTS).encode()) % self._count
+
+    async def ask(self, domain: str) -> Decision | None:
+        """What the owner says of a policy domain. Raises OSError where it cannot be reached."""
+        return (await self._call(self.owner(domain), "decide", domain)).decision
+
+    def close(self) -> None:
+        """Ask no more."""
+        for link in list(self._links.values()):
+            link.transport.abort()
+
+    async def _call(
+        self,
+        index: int,
+        what: Literal["decide", "refresh", "renew", "purge", "upkeep", "counts"],
+        domain: str = "",
+        *,
+        domains: tuple[str, ...] = (),
+        force: bool = False,
+        before: float = 0.0,
+    ) -> Reply:
+        link = await self._link(index)
+        number = next(self._numbers)
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = (index, future)
+        try:
+            link.send(Call(number, what, domain, domains, force, before))
+            return await future
+        finally:
+            del self._waiting[number]
+
+    async def _link(self, index: int) -> _Link:
+        async with self._locks[index]:
+            link = self._links.get(index)
+            if link is None or link.transport.is_closing():
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                sock.setblocking(False)
+                try:
+                    # Connected here: uvloop does not take an address of the abstract name space.
+                    sock.connect(self._addresses[index])
+                    _, link = await asyncio.get_running_loop().create_unix_connection(
+                        lambda: _Link(self._take_reply, lambda: self._lost(index)), sock=sock
+                    )
+                except OSError:
+                    sock.close()
+                    raise
+                self._links[index] = link
+            return link
+
+    def _lost(self, index: int) -> None:
+        self._links.pop(index, None)
+        for owner, future in list(self._waiting.values()):
+            if owner == index and not future.done():
+                future.set_exception(ConnectionResetError("the worker has gone"))
+
+    def _take_reply(self, data: bytes, _link: _Link) -> None:
+        reply = _replies.decode(data)
+        _, future = self._waiting.get(reply.number, (0, None))
+        if future is not None and not future.done():
+            future.set_result(reply)
+
+
+class Peers(Owners):
     """The workers of one daemon, as one of them sees them."""
 
     def __init__(self, index: int, listeners: Sequence[socket.socket], resolver: Resolver,
                  forget: Callable[[str], None], elders: Sequence[bytes],
                  counts: Mapping[str, int]) -> None:  # fmt: skip
+        super().__init__(listeners, elders)
         self._index = index
-        self._count = len(listeners)
-        self._addresses = [*(sock.getsockname() for sock in listeners), *elders]
         #: workers of before a reload, which may still have clients: behind ours
         self._elders = range(len(listeners), len(listeners) + len(elders))
         self._listener = listeners[index]
         self._resolver = resolver
         self._forget = forget
         self._counts = counts
-        self._links: dict[int, _Link] = {}
-        self._waiting: dict[int, tuple[int, asyncio.Future[Reply]]] = {}
-        self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         #: owner -> until when it is known to hang, by the clock of the loop
         self._hung: dict[int, float] = {}
-        self._locks = [asyncio.Lock() for _ in self._addresses]
 
     async def start(self) -> None:
         """Take calls of the other workers."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._listener.fileno(), self._accept)
-
-    def owner(self, domain: str) -> int:
-        """The worker that a domain belongs to, by either key of it in the store."""
-        return zlib.crc32(domain.removeprefix(_DRAFTS).encode()) % self._count
 
     async def decide(self, domain: str) -> Decision:
         """The owner's decision; our own where the owner cannot be reached."""
@@ -276,8 +342,7 @@ class Peers:
     def close(self) -> None:
         """Take no more calls."""
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
-        for link in list(self._links.values()):
-            link.transport.abort()
+        super().close()
 
     async def _tell(self, index: int, domain: str) -> None:
         try:
@@ -285,56 +350,6 @@ class Peers:
         except OSError as error:
             # Its table forgets by itself when the replies' time is over.
             _log.debug("worker %d cannot be reached: %s", index, error)
-
-    async def _call(
-        self,
-        index: int,
-        what: Literal["decide", "refresh", "renew", "purge", "upkeep", "counts"],
-        domain: str = "",
-        *,
-        domains: tuple[str, ...] = (),
-        force: bool = False,
-        before: float = 0.0,
-    ) -> Reply:
-        link = await self._link(index)
-        number = next(self._numbers)
-        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
-        self._waiting[number] = (index, future)
-        try:
-            link.send(Call(number, what, domain, domains, force, before))
-            return await future
-        finally:
-            del self._waiting[number]
-
-    async def _link(self, index: int) -> _Link:
-        async with self._locks[index]:
-            link = self._links.get(index)
-            if link is None or link.transport.is_closing():
-                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                sock.setblocking(False)
-                try:
-                    # Connected here: uvloop does not take an address of the abstract name space.
-                    sock.connect(self._addresses[index])
-                    _, link = await asyncio.get_running_loop().create_unix_connection(
-                        lambda: _Link(self._take_reply, lambda: self._lost(index)), sock=sock
-                    )
-                except OSError:
-                    sock.close()
-                    raise
-                self._links[index] = link
-            return link
-
-    def _lost(self, index: int) -> None:
-        self._links.pop(index, None)
-        for owner, future in list(self._waiting.values()):
-            if owner == index and not future.done():
-                future.set_exception(ConnectionResetError("the worker has gone"))
-
-    def _take_reply(self, data: bytes, _link: _Link) -> None:
-        reply = _replies.decode(data)
-        _, future = self._waiting.get(reply.number, (0, None))
-        if future is not None and not future.done():
-            future.set_result(reply)
 
     def _accept(self) -> None:
         try:

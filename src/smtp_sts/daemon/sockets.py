@@ -25,6 +25,7 @@ from smtp_sts.config import (
     PolicySection,
     Protocol,
     TcpAddress,
+    TlsReportsSection,
     UnixAddress,
 )
 
@@ -82,6 +83,24 @@ def open_control(address: UnixAddress, settings: ControlSection) -> socket.socke
     return listener
 
 
+def open_datagrams(settings: TlsReportsSection) -> socket.socket:
+    """The socket that libtlsrpt writes to; its folder is made. Raises ListenError, ConfigError."""
+    from smtp_sts.reporting.receive import SocketError, bind
+
+    path = Path(settings.socket)
+    owner, group = datagram_owner_of(settings)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        opened = bind(path, int(settings.socket_mode, 8))
+        if (owner, group) != (-1, -1):
+            os.chown(path, owner, group)
+    except SocketError as error:
+        raise ListenError(0, str(error)) from error
+    except OSError as error:
+        raise ListenError(error.errno, f"{path}: {error.strerror or error}") from error
+    return opened
+
+
 def _bind_unix(path: str, mode: str, owner: int, group: int) -> socket.socket:
     with contextlib.suppress(FileNotFoundError):
         if not stat.S_ISSOCK(Path(path).stat().st_mode):
@@ -111,6 +130,11 @@ def owner_of(settings: PolicySection) -> tuple[int, int]:
     Raises ConfigError for a name that the system does not know.
     """
     return _ids("policy.socket_", settings.socket_owner, settings.socket_group)
+
+
+def datagram_owner_of(settings: TlsReportsSection) -> tuple[int, int]:
+    """The same for the socket of TLS results. Raises ConfigError."""
+    return _ids("tls_reports.socket_", settings.socket_owner, settings.socket_group)
 
 
 def control_owner_of(settings: ControlSection) -> tuple[int, int]:

@@ -42,6 +42,11 @@ class Lines:
         """Whether there is a line whose end has not come yet."""
         return bool(self._rest) or self._skipping
 
+    @property
+    def waiting(self) -> int:
+        """Bytes of a line whose end has not come yet."""
+        return len(self._rest)
+
     def feed(self, block: bytes) -> list[bytes]:
         """The lines that end in this block, without their ends."""
         pieces = block.split(b"\n")

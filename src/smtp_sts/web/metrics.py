@@ -42,6 +42,14 @@ COUNTED: Final[dict[str, tuple[str, str]]] = {
     "dns-error": ("smtp_sts_dns_failures", ""),
     "store-errors": ("smtp_sts_store_errors", ""),
     "worker-deaths": ("smtp_sts_worker_deaths", ""),
+    "tls-datagrams": ("smtp_sts_tls_datagrams", ""),
+    "tls-outcomes-datagram": ("smtp_sts_tls_sessions", "datagram"),
+    "tls-outcomes-log": ("smtp_sts_tls_sessions", "log"),
+    "tls-datagram-not-json": ("smtp_sts_tls_malformed", "not-json"),
+    "tls-datagram-fields": ("smtp_sts_tls_malformed", "fields"),
+    "tls-datagram-domain": ("smtp_sts_tls_malformed", "domain"),
+    "tls-datagram-version": ("smtp_sts_tls_malformed", "version"),
+    "tls-log-lost-datagrams": ("smtp_sts_tls_lost_datagrams", ""),
 }
 #: metric -> its label ("" for none) and what it says.
 COUNTERS: Final[dict[str, tuple[str, str]]] = {
@@ -50,6 +58,10 @@ COUNTERS: Final[dict[str, tuple[str, str]]] = {
     "smtp_sts_dns_failures": ("", "Discoveries that ended without an answer of the DNS."),
     "smtp_sts_store_errors": ("", "Reads and writes that the store has refused."),
     "smtp_sts_worker_deaths": ("", "Workers that ended by themselves and were replaced."),
+    "smtp_sts_tls_datagrams": ("", "Datagrams of TLS results that came."),
+    "smtp_sts_tls_sessions": ("source", "Sessions that were counted for TLS reports."),
+    "smtp_sts_tls_malformed": ("reason", "Datagrams that could not be read."),
+    "smtp_sts_tls_lost_datagrams": ("", "Datagrams that Postfix's log says it could not send."),
 }
 #: key of `Tally.gauges` -> metric and what it says.
 GAUGES: Final[dict[str, tuple[str, str]]] = {

@@ -1,0 +1,457 @@
+"""The process that makes reports of what was counted: writes counts, follows logs, delivers.
+
+Promises: a count is written once, whichever process dies (`reporting.handover`; a log's position is
+written with what was counted up to it); while the store refuses, nothing is read on, so that what
+waits stays where it is safe: in the log, in the collector. Trouble here never reaches the workers.
+SIGTERM writes what can be written and ends within a few seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from smtp_sts.config import Config, LogSource, log_sources
+from smtp_sts.daemon.board import Board
+from smtp_sts.daemon.peers import Owners
+from smtp_sts.mta.lookup import reach_of
+from smtp_sts.mta.tally import Tally as Counts
+from smtp_sts.net.dns import Dns
+from smtp_sts.net.failure import NetFailure
+from smtp_sts.reporting.aggregate import DAY, Aggregate
+from smtp_sts.reporting.deliver import keep_delivering
+from smtp_sts.reporting.exim_log import EximLog
+from smtp_sts.reporting.follow import FollowedFile, FollowedJournal
+from smtp_sts.reporting.handover import LENGTH, Ask, Portion, framed, portions
+from smtp_sts.reporting.lines import Clock
+from smtp_sts.reporting.matching import judged
+from smtp_sts.reporting.outcome import Outcome
+from smtp_sts.reporting.postfix_log import PostfixLog
+from smtp_sts.resolver.decision import Decision
+from smtp_sts.store import StoreError
+from smtp_sts.store.tallies import Tallies, Tally, daemon_source, open_tallies
+from smtp_sts.tlsrpt import RecordError, find_record, record_name
+
+#: How often what was counted is written, and a log is looked at (seconds).
+POLL_SECONDS: Final = 1.0
+#: After the store has refused, seconds.
+AGAIN_SECONDS: Final = 5.0
+#: Policies that one transaction writes, at most.
+BATCH: Final = 4000
+#: What a worker said of a domain is used so long, and the absence or text of a record (seconds).
+DECISION_SECONDS: Final = 30.0
+RECORD_SECONDS: Final = 3600.0
+#: Domains that this is remembered of.
+REMEMBERED: Final = 50_000
+#: A worker is waited for no longer, and asked again so often for an outcome (seconds).
+ASK_SECONDS: Final = 6.0
+ASKED_AGAIN: Final = 3
+#: Malformed datagrams kept in a day's file, at most.
+KEPT_A_DAY: Final = 1000
+#: At the end, from SIGTERM on (seconds).
+DRAIN_SECONDS: Final = 2.5
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+
+class Writer:
+    """The counts in the store, from one thread; opened anew where that has failed."""
+
+    def __init__(self, url: str, counts: Counter[str]) -> None:
+        self._url = url
+        self._counts = counts
+        self._source = daemon_source(socket.gethostname())
+        self._tallies: Tallies | None = None
+        self._thread = ThreadPoolExecutor(1, "tallies")
+        self._trouble = ""
+
+    async def mark(self, reader: str) -> str:
+        """How far a reader has come; waits for a store that refuses."""
+        return await self._until_done(lambda tallies: tallies.mark(reader))
+
+    async def add(self, batch: Sequence[Tally], marks: Mapping[str, str]) -> None:
+        """Write; waits for a store that refuses."""
+        await self._until_done(lambda tallies: tallies.add(batch, self._source, marks))
+
+    async def _until_done(self, work: Callable[[Tallies], _T]) -> _T:
+        while True:
+            try:
+                found = await asyncio.get_running_loop().run_in_executor(
+                    self._thread, self._do, work
+                )
+            except StoreError as error:
+                self._counts["tls-store-errors"] += 1
+                if str(error) != self._trouble:
+                    self._trouble = str(error)
+                    _log.error("TLS results cannot be written, and wait: %s", error)
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                if self._trouble:
+                    self._trouble = ""
+                    _log.info("TLS results are written again")
+                return found
+
+    def _do(self, work: Callable[[Tallies], _T]) -> _T:
+        if self._tallies is None:
+            self._tallies = open_tallies(self._url)
+        try:
+            return work(self._tallies)
+        except StoreError:
+            self._tallies.close()
+            self._tallies = None
+            raise
+
+    def close(self) -> None:
+        """Wait for what is being written, and give the store back."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+        if self._tallies is not None:
+            self._tallies.close()
+
+
+class Known:
+    """What the workers say of domains, and whether domains ask for reports."""
+
+    def __init__(self, owners: Owners, dns: Dns, counts: Counter[str]) -> None:
+        self._owners = owners
+        self._dns = dns
+        self._counts = counts
+        self._decisions: dict[str, tuple[float, Decision | None]] = {}
+        self._records: dict[str, tuple[float, str | None]] = {}
+
+    async def decision(self, domain: str) -> Decision | None:
+        """What the daemon answers for a domain; None where no worker can be asked."""
+        known = self._decisions.get(domain)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        for again in range(ASKED_AGAIN):
+            try:
+                async with asyncio.timeout(ASK_SECONDS):
+                    found = await self._owners.ask(domain)
+            except OSError:  # TimeoutError is one
+                await asyncio.sleep(again + 1)
+            else:
+                _remember(self._decisions, domain, DECISION_SECONDS, found)
+                return found
+        self._counts["tls-unmatched"] += 1
+        return None
+
+    async def record(self, domain: str) -> str | None:
+        """The domain's `_smtp._tls` record; "" where the DNS does not say, None where none is."""
+        known = self._records.get(domain)
+        if known is not None and time.monotonic() < known[0]:
+            return known[1]
+        try:
+            answer = await self._dns.txt(record_name(domain))
+            texts = [text for text in answer.records if isinstance(text, bytes)]
+            found = find_record(texts)
+            text = next((t for t in texts if find_record([t]) is not None), b"") if found else None
+        except NetFailure:
+            return ""
+        except RecordError:
+            text = None
+        record = None if text is None else text.decode("utf-8", "replace")
+        _remember(self._records, domain, RECORD_SECONDS, record)
+        return record
+
+
+def _remember(kept: dict[str, tuple[float, _T]], domain: str, seconds: float, what: _T) -> None:
+    if len(kept) >= REMEMBERED:
+        del kept[next(iter(kept))]
+    kept[domain] = (time.monotonic() + seconds, what)
+
+
+class Datagrams:
+    """Takes from the collector what it has counted, and has it written."""
+
+    def __init__(
+        self, address: bytes, config: Config, writer: Writer, counts: Counter[str]
+    ) -> None:
+        self._address = address
+        self._writer = writer
+        self._counts = counts
+        self._reader = f"datagrams:{socket.gethostname().lower()}"
+        self._kept = Path(config.tls_reports.keep_malformed or "")
+        self._keeps = bool(config.tls_reports.keep_malformed)
+        #: what the collector counts, the latest
+        self.counted: dict[str, int] = {}
+        self._past: Counter[str] = Counter()
+        self._giver = ""
+
+    def counts(self) -> Counter[str]:
+        """What all collectors have counted since we were started."""
+        return self._past + Counter(self.counted)
+
+    async def run(self, ended: asyncio.Event) -> None:
+        """For as long as we live; after `ended` until the collector has gone."""
+        while True:
+            try:
+                await self._take(ended)
+                return
+            except (OSError, asyncio.IncompleteReadError) as error:
+                _log.debug("the collector cannot be reached: %s", error)
+            if ended.is_set():
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _take(self, ended: asyncio.Event) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        try:
+            sock.connect(self._address)
+            reader, writer = await asyncio.open_unix_connection(sock=sock)
+        except OSError:
+            sock.close()
+            raise
+        try:
+            giver, _, number = (await self._writer.mark(self._reader)).partition(":")
+            written = after = int(number or 0)
+            batch: list[Tally] = []
+            while True:
+                writer.write(framed(Ask(giver, written, after)))
+                (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+                portion = portions.decode(await reader.readexactly(size))
+                if portion.giver != giver:  # another collector: its numbers begin anew
+                    giver, written, after = portion.giver, 0, 0
+                self._learn(portion)
+                if portion.batch:
+                    batch += portion.batch
+                    after = portion.number
+                if batch and (len(batch) >= BATCH or not portion.more):
+                    await self._writer.add(batch, {self._reader: f"{giver}:{after}"})
+                    batch, written = [], after
+                elif not portion.more and ended.is_set():
+                    await asyncio.sleep(0.02)  # the collector goes when it has no more
+                elif not portion.more:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), POLL_SECONDS)
+        finally:
+            writer.transport.abort()
+
+    def _learn(self, portion: Portion) -> None:
+        if portion.giver != self._giver:
+            self._past.update(self.counted)
+            self._giver = portion.giver
+        self.counted = portion.counts
+        if portion.samples and self._keeps:
+            self._keep(portion.samples)
+
+    def _keep(self, samples: Iterable[Mapping[str, Any]]) -> None:
+        """Malformed datagrams, for inspection: a file a day, bounded."""
+        path = self._kept / f"malformed-{datetime.now(UTC):%Y-%m-%d}.jsonl"
+        try:
+            self._kept.mkdir(parents=True, exist_ok=True)
+            there = path.read_bytes().count(b"\n") if path.exists() else 0
+            with path.open("a") as out:
+                for sample in list(samples)[: max(KEPT_A_DAY - there, 0)]:
+                    out.write(json.dumps(sample) + "\n")
+        except OSError as error:
+            self._counts["tls-samples-lost"] += 1
+            _log.warning("%s: malformed datagrams cannot be kept: %s", path, error.strerror)
+
+
+class Logs:
+    """Follows the logs, matches what they tell, and has it written."""
+
+    def __init__(
+        self, config: Config, sources: Sequence[LogSource], known: Known, writer: Writer,
+        counts: Counter[str],
+    ) -> None:  # fmt: skip
+        self._known = known
+        self._writer = writer
+        self._counts = counts
+        self._sources = sources
+        self._own = [config.tls_reports.contact] if config.tls_reports.contact else []
+        # libtlsrpt tells of the same sessions, with more detail.
+        self._has_datagrams = bool(config.tls_reports.socket)
+        self._aggregate = Aggregate()
+        self._outcomes: list[Outcome] = []
+        self._host = socket.gethostname().lower()
+        self._readers: dict[str, FollowedFile | FollowedJournal] = {}
+        self._logs: dict[str, PostfixLog | EximLog] = {}
+
+    async def run(self, ended: asyncio.Event) -> None:
+        """For as long as we live; after `ended` what is in the logs by then."""
+        children = [task for source in self._sources if (task := await self._open(source))]
+        try:
+            while True:
+                last = ended.is_set()
+                more = False
+                for reader in self._readers.values():
+                    more = reader.read() or more
+                await self._write()
+                if last and not more:
+                    return
+                if not more:
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), POLL_SECONDS)
+        finally:
+            for child in children:
+                child.cancel()
+            await asyncio.gather(*children, return_exceptions=True)
+            for reader in self._readers.values():
+                reader.close()
+
+    async def _open(self, source: LogSource) -> asyncio.Task[None] | None:
+        name = f"log:{self._host}:{source}"
+        clock = Clock(time.time())
+        log: PostfixLog | EximLog
+        if source.kind == "postfix":
+            take = self._twice if self._has_datagrams else self._outcomes.append
+            log = PostfixLog(take, clock, self._own)
+        else:
+            log = EximLog(self._outcomes.append, clock, self._own)
+        position = await self._writer.mark(name)
+        self._logs[name] = log
+        if source.path == "journal":
+            journal = FollowedJournal(position, log.line)
+            self._readers[name] = journal
+            return asyncio.create_task(journal.run())
+        self._readers[name] = FollowedFile(Path(source.path), position, log.line)
+        return None
+
+    def _twice(self, _outcome: Outcome) -> None:
+        self._counts["tls-log-known"] += 1
+
+    async def _write(self) -> None:
+        taken = self._outcomes[:]
+        self._outcomes.clear()
+        for outcome in await asyncio.gather(*(self._matched(one) for one in taken)):
+            if outcome is not None:
+                self._aggregate.take(outcome)
+        batch: list[Tally] = []
+        while more := self._aggregate.drain():
+            batch += more
+        marks = {n: r.position for n, r in self._readers.items() if r.position}
+        if batch or marks != self._marked:
+            await self._writer.add(batch, marks)
+            self._marked = marks
+        self._count()
+
+    _marked: Mapping[str, str] = {}
+
+    async def _matched(self, outcome: Outcome) -> Outcome | None:
+        record = await self._known.record(outcome.domain)
+        if record is None:
+            self._counts["tls-no-record"] += 1
+            return None
+        self._counts["tls-outcomes-log"] += 1
+        found = judged(outcome, await self._known.decision(outcome.domain))
+        return found if not record else _with_record(found, record)
+
+    def _count(self) -> None:
+        logs, readers = self._logs.values(), self._readers.values()
+        for name in ("unclear", "undated", "plain", "own", "unfinished", "lost_datagrams"):
+            total = sum(getattr(log, name, 0) for log in logs)
+            self._counts[f"tls-log-{name.replace('_', '-')}"] = total
+        self._counts["tls-log-gaps"] = sum(reader.gaps for reader in readers)
+        self._counts["tls-log-too-long"] = sum(reader.too_long for reader in readers)
+        self._counts["tls-refused-log"] = self._aggregate.refused
+        self._counts["tls-folded-log"] = self._aggregate.folded
+        self._aggregate.forget_before(int(time.time() // DAY) - 1)
+
+
+def _with_record(outcome: Outcome, record: str) -> Outcome:
+    import msgspec
+
+    return msgspec.structs.replace(outcome, record=record)
+
+
+async def run(
+    config: Config,
+    workers: Sequence[socket.socket],
+    collector: bytes,
+    supervisor: int,
+    board: Board,
+    slot: int | None,
+) -> None:
+    """Report until a signal comes, or the supervisor has gone.
+
+    `workers` are the listening sockets of the workers, `collector` is the address of the
+    collector's, b"" for none; `supervisor` a descriptor that reaches its end of file when the
+    supervisor is gone.
+    """
+    loop = asyncio.get_running_loop()
+    ended, asked = asyncio.Event(), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    loop.add_signal_handler(signal.SIGUSR1, asked.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)
+
+    def orphaned() -> None:
+        loop.remove_reader(supervisor)
+        ended.set()
+
+    loop.add_reader(supervisor, orphaned)
+    counts: Counter[str] = Counter()
+    delivered: Counter[str] = Counter()
+    owners = Owners(workers)
+    dns = reach_of(config).dns
+    writer = Writer(config.store.url, counts)
+    known = Known(owners, dns, counts)
+    takers: list[asyncio.Task[None]] = []
+    datagrams: Datagrams | None = None
+    if collector:
+        datagrams = Datagrams(collector, config, writer, counts)
+        takers.append(asyncio.create_task(datagrams.run(ended)))
+    if sources := log_sources(config):
+        logs = Logs(config, sources, known, writer, counts)
+        takers.append(asyncio.create_task(logs.run(ended)))
+
+    def total() -> dict[str, int]:
+        all_counts = counts + Counter({f"reports-{word}": n for word, n in delivered.items()})
+        if datagrams is not None:
+            all_counts += datagrams.counts()
+        return dict(all_counts)
+
+    beside = [asyncio.create_task(_publish(board, slot, total)),
+              asyncio.create_task(_tell(config.log.counts_interval, asked, total))]  # fmt: skip
+    if config.tls_reports.deliver:
+        beside.append(asyncio.create_task(keep_delivering(config, counts=delivered)))
+    watched = asyncio.create_task(ended.wait())
+    await asyncio.wait([watched, *takers, *beside], return_when=asyncio.FIRST_COMPLETED)
+    broke = [task for task in (*takers, *beside) if task.done() and task.exception()]
+    ended.set()
+    for task in beside:
+        task.cancel()
+    await asyncio.wait([*takers, *beside], timeout=DRAIN_SECONDS)
+    for task in takers:
+        task.cancel()
+    await asyncio.gather(*takers, *beside, return_exceptions=True)
+    owners.close()
+    dns.close()
+    writer.close()
+    if slot is not None:
+        board.write(slot, Counts(counts=total()))
+    for task in broke:
+        task.result()  # raises: the supervisor starts another
+
+
+async def _publish(board: Board, slot: int | None, total: Callable[[], dict[str, int]]) -> None:
+    while True:
+        if slot is not None:
+            board.write(slot, Counts(counts=total()))
+        await asyncio.sleep(2.0)
+
+
+async def _tell(interval: float, asked: asyncio.Event, total: Callable[[], dict[str, int]]) -> None:
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), interval)
+        asked.clear()
+        listed = ", ".join(f"{name} {number}" for name, number in sorted(total().items()))
+        _log.info(
+            "reports counted since the start: %s", listed or "nothing",
+            extra={"fields": {"event": "report-counts", "counts": dict(sorted(total().items()))}},
+        )  # fmt: skip
