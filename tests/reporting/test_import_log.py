@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from smtp_sts.cli import main
 from smtp_sts.reporting import import_log as module
 from smtp_sts.reporting.import_log import LogError, Options, Summary, import_log, unpacked
+from smtp_sts.store import Stored, open_store
 from smtp_sts.store.tallies import ImportedAlready, Tallies, Tally, daemon_source, open_tallies
 from smtp_sts.tlsrpt import AppliedPolicy, PolicyResult
 
@@ -404,3 +405,20 @@ def test_a_store_that_cannot_be_used_is_said(tmp_path: Path, log: str) -> None:
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 3
     assert "/absent/s.db: its folder is not there" in result.output
+
+
+def test_sessions_are_counted_under_the_policy_that_is_kept(
+    run: Callable[..., Result], log: str, tmp_path: Path
+) -> None:
+    body = "version: STSv1\r\nmode: enforce\r\nmx: mx.d1.example\r\nmax_age: 604800\r\n"
+    store = open_store(f"sqlite:///{tmp_path}/s.db")
+    store.put([Stored("d1.example", "1", body, LAST, LAST + 604800, LAST, LAST)])
+    store.close()
+    run(log, "--zone", "Z")
+    tallies = open_tallies(f"sqlite:///{tmp_path}/s.db")
+    types = {
+        d: {r.policy.policy_type for r in tallies.results(DAY, d)} for d in tallies.domains(DAY)
+    }
+    assert types.pop("d1.example") == {"sts"}
+    assert set(map(frozenset, types.values())) == {frozenset({"no-policy-found"})}
+    tallies.close()

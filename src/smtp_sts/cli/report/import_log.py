@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from smtp_sts.config import Config
     from smtp_sts.reporting.import_log import Options, Summary
+    from smtp_sts.store import Stored
     from smtp_sts.store.tallies import Tallies
 
 #: Counters of a summary, and what to say of those that are not 0.
@@ -89,6 +90,7 @@ def import_log(
     import msgspec
 
     from smtp_sts.config import ConfigError, load
+    from smtp_sts.reporting.hindsight import Hindsight
     from smtp_sts.reporting.import_log import LogError, Options, unpacked
     from smtp_sts.reporting.import_log import import_log as run
     from smtp_sts.store import StoreError
@@ -109,7 +111,8 @@ def import_log(
         )
         tallies = _open(config, dry_run)
         with _progress(file, name) as progress:
-            summary = run(unpacked(file), tallies, options, progress=progress)
+            match = Hindsight(_policies(config))
+            summary = run(unpacked(file), tallies, options, match, progress)
     except ConfigError as error:
         _fail(str(error))
     except (LogError, OSError) as error:
@@ -169,6 +172,21 @@ def _open(config: Config, dry_run: bool) -> Tallies | None:
         for file in path.parent.glob(f"{path.name}*"):
             os.chown(file, owner.st_uid, owner.st_gid)
     return tallies
+
+
+def _policies(config: Config) -> Iterator[Stored]:
+    """What is kept of policies; nothing where there is no store yet."""
+    from smtp_sts.store import is_shared, open_store
+
+    url = config.store.url
+    if not is_shared(url) and not Path(url.removeprefix("sqlite:///")).exists():
+        return
+    store = open_store(url)
+    after = ""
+    while page := store.page(after, 5000):
+        yield from page
+        after = page[-1].domain
+    store.close()
 
 
 @contextlib.contextmanager
