@@ -569,15 +569,17 @@ log = []
 keep_malformed = ""
 # Look at the MX hosts of domains in testing mode ourselves: MTAs do not see what is wrong there.
 check_testing = true
-# Send the reports; false only collects.
+# Send the reports; false only collects (docs/tls-reports-delivery.md).
 deliver = true
-# How mail goes out: "smtp:host:port" or "sendmail:/usr/sbin/sendmail".
+# The MTA that takes report mails: "smtp:host:port" or "sendmail:/usr/sbin/sendmail".
 mail = "smtp:127.0.0.1:25"
 # A copy of each mailed report goes to this address.
 bcc = ""
-# Policy domains, and mail addresses, mail domains and HTTPS hosts of receivers, that get none.
+# Who gets none: policy domains; mail addresses, mail domains and HTTPS hosts of receivers; and, as
+# ".bob.example", all names below one.
 suppress = []
-# DKIM: the signing domain ("": that of contact), the selector, and the file of the private key.
+# DKIM: the signing domain ("": that of contact), the selector, and the file of the private key
+# (PEM, RSA or Ed25519); "" where the MTA signs.
 dkim_domain = ""
 dkim_selector = ""
 dkim_key = ""
