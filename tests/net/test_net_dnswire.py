@@ -158,6 +158,20 @@ def test_an_answer_to_another_question_is_refused(what: str) -> None:
         )
 
 
+def test_more_records_than_anybody_needs_are_not_read() -> None:
+    query = dnswire.query(1, "a.example", dnswire.A)
+    question = query[12 : 12 + len(dnswire.encode_name("a.example")) + 4]
+    record = b"\xc0\x0c\0\1\0\1\0\0\0\0\0\4\1\1\1\1"
+    for number, taken in ((dnswire.MAX_RECORDS, True), (dnswire.MAX_RECORDS + 1, False)):
+        head = b"\0\1\x81\x80\0\1" + number.to_bytes(2, "big") + b"\0\0\0\0"
+        message = head + question + record * number
+        if taken:
+            assert len(dnswire.parse(message, 1, "a.example", dnswire.A).records) == number
+        else:
+            with pytest.raises(dnswire.WireError, match="more than"):
+                dnswire.parse(message, 1, "a.example", dnswire.A)
+
+
 def test_a_chain_of_pointers_costs_no_more_than_a_name() -> None:
     """A message of 64 KiB whose every name leads through thousands of pointers, one to the next."""
     query = dnswire.query(1, "a.example", dnswire.A)
@@ -168,7 +182,7 @@ def test_a_chain_of_pointers_costs_no_more_than_a_name() -> None:
     padding = b"\0\0\x63\0\1\0\0\0\0" + len(chain).to_bytes(2, "big")  # an unknown type
     last = (0xC000 | start + 11 + 2 * 7999).to_bytes(2, "big")
     record = last + b"\0\1\0\1\0\0\0\0\0\4\1\1\1\1"
-    number = (65535 - start - 11 - len(chain)) // len(record)
+    number = min((65535 - start - 11 - len(chain)) // len(record), dnswire.MAX_RECORDS - 1)
     head = b"\0\1\x81\x80\0\1" + (number + 1).to_bytes(2, "big") + b"\0\0\0\0"
     message = head + question + padding + chain + record * number
     began = time.process_time()

@@ -45,6 +45,8 @@ MAX_DEFAULT_WORKERS: Final = 4
 RESTART_SECONDS: Final = 1.0
 #: Most of what a look-up makes is freed by reference counts; the collector is asked less often.
 GC_THRESHOLDS: Final = (20_000, 20, 50)
+#: A thread beside the event loop (the store, what is large) gives way after so long (seconds).
+SWITCH_SECONDS: Final = 0.001
 #: Workers that do not end by themselves are killed after this long (seconds).
 KILL_SECONDS: Final = 4.0
 
@@ -121,6 +123,7 @@ class _Supervisor:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        sys.setswitchinterval(SWITCH_SECONDS)
         self._start_all()
         where = ", ".join(str(address) for address in self._open) or "sockets of systemd"
         _log.info(

@@ -19,6 +19,7 @@ from typing import Final
 import msgspec
 
 from smtp_sts.net import dnswire
+from smtp_sts.net.aside import LARGE, aside
 from smtp_sts.net.dnswire import (
     AAAA,
     NOERROR,
@@ -234,7 +235,8 @@ async def _exchange(server: tuple[str, int], name: str, rrtype: int, seconds: fl
 
     def readable() -> None:
         try:
-            data = udp.recv(65535)
+            # Far more than we have said that we take: what is longer is cut, and so malformed.
+            data = udp.recv(LARGE)
             message = dnswire.parse(data, message_id, name, rrtype)
         except BlockingIOError:
             return
@@ -280,7 +282,8 @@ async def _over_tcp(
     try:
         writer.write(len(packet).to_bytes(2, "big") + packet)
         size = int.from_bytes(await reader.readexactly(2), "big")
-        message = dnswire.parse(await reader.readexactly(size), message_id, name, rrtype)
+        data = await reader.readexactly(size)
+        message = await aside(size, lambda: dnswire.parse(data, message_id, name, rrtype))
     except asyncio.IncompleteReadError:
         raise WireError("the TCP answer is cut off") from None
     finally:

@@ -29,6 +29,8 @@ NXDOMAIN: Final = 3
 UDP_SIZE: Final = 1232
 #: CNAMEs followed within one answer.
 MAX_CHAIN: Final = 8
+#: Records of a section that are read; nobody needs more, and reading takes time.
+MAX_RECORDS: Final = 2048
 #: Compression pointers followed within one name; a name has no more labels than these.
 MAX_POINTERS: Final = 127
 
@@ -193,6 +195,8 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
     got_id, flags, questions, answers, authorities, _ = _HEADER.unpack_from(data)
     if got_id != message_id or not flags & 0x8000 or flags & 0x7800 or questions != 1:
         raise WireError("not the response to this question")
+    if max(answers, authorities) > MAX_RECORDS:
+        raise WireError(f"more than {MAX_RECORDS} records")
     asked, position = name.removesuffix(".").lower(), 12
     question = encode_name(asked) + struct.pack("!2H", rrtype, 1)
     if data.startswith(question, 12):  # as nearly always: letter for letter what we asked

@@ -27,6 +27,7 @@ from typing import Final
 import msgspec
 
 from smtp_sts.config import PolicySection
+from smtp_sts.net.aside import aside
 from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError, draft_record_name
 from smtp_sts.resolver import overrides
 from smtp_sts.resolver.dane_state import DaneState, find_dane
@@ -128,6 +129,7 @@ class Resolver:
         self._clock = clock
         self._states: OrderedDict[str, _State] = OrderedDict()
         self._weight = 0
+        self._purges = 0
         keeper.on_replaced = self._keep_again
         self._places = asyncio.Semaphore(settings.max_lookups)
         self._running: set[asyncio.Task[Decision]] = set()
@@ -242,8 +244,10 @@ class Resolver:
         Law 1 is the operator's to break: until the next fetch nothing protects the domain. False
         where the store has refused, so that a restart brings the policy back.
         """
+        self._purges += 1
         self._drop(domain)
         lasting = await self._keeper.purge(domain, before)
+        self._purges += 1
         self._drop(domain)  # what a query has read meanwhile
         return lasting
 
@@ -316,6 +320,10 @@ class Resolver:
             # Law 1: a store that cannot be read may hold a policy. What the network says is used
             # meanwhile, and the store is asked again with the next query.
             stored, unread = None, True
+        purges = self._purges
+        policy = await self._parsed(stored) if stored is not None else None
+        if purges != self._purges:  # perhaps what has just been read
+            return await self._read(domain)
         state = self._states.get(domain)
         if state is None:
             state = self._remember(domain)
@@ -324,17 +332,21 @@ class Resolver:
             state.unread = unread
         else:
             return state
-        if stored is not None and state.stored is None:
-            try:
-                state.policy = Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
-                state.stored = _slim(stored, domain)
-                state.reason = "policy-found"
-                state.told = state.policy
-            except PolicyError as error:  # somebody else wrote into our file
-                self._count("store-invalid")
-                _log.error("%s: the policy in the store is not valid: %s", domain, error)
+        if stored is not None and policy is not None and state.stored is None:
+            state.policy, state.stored = policy, _slim(stored, domain)
+            state.reason, state.told = "policy-found", policy
         self._settle(domain, state)
         return state
+
+    async def _parsed(self, stored: Stored) -> Policy | None:
+        """The policy that the store holds; None, counted and logged, where it holds none."""
+        body = stored.body.encode()
+        try:
+            return await aside(len(body), lambda: Policy.parse(body, limit=MAX_RENDERED))
+        except PolicyError as error:  # somebody else wrote into our file
+            self._count("store-invalid")
+            _log.error("%s: the policy in the store is not valid: %s", stored.domain, error)
+            return None
 
     def _take_over(self, stored: Stored, state: _State) -> bool:
         """Use a policy that another daemon has fetched, if it may be."""

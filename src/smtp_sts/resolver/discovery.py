@@ -13,6 +13,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from smtp_sts.net.aside import aside
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.net.https import fetch_policy
@@ -105,7 +106,8 @@ async def _find_record(
         steps.append(Step("record", False, failure.sentence))
         return None, "dns-error", f"{failure.slug}: {failure.sentence}"
     try:
-        record = find_record(r for r in answer.records if isinstance(r, bytes))
+        texts = [r for r in answer.records if isinstance(r, bytes)]
+        record = await aside(sum(map(len, texts)), lambda: find_record(texts))
     except RecordError as error:
         steps.append(Step("record", False, f"TXT at {name}: {error}"))
         return None, "sts-record-invalid", f"{error.slug}: {error}"
@@ -138,7 +140,7 @@ async def _fetch(domain: str, reach: Reach, policy_id: str, steps: list[Step]) -
     steps.append(Step("fetch", True, f"{url} from {fetched.address} over {fetched.tls_version}"))
     steps.append(Step("certificate", True, certificate_told(fetched.certificate)))
     try:
-        policy = Policy.parse(fetched.body)
+        policy = await aside(len(fetched.body), lambda: Policy.parse(fetched.body))
     except PolicyError as error:
         steps.append(Step("policy", False, str(error)))
         detail = f"{error.slug}: {error}"

@@ -1,0 +1,9 @@
+"""What holds for all tests."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# How long one example takes says more about what else the machine does.
+settings.register_profile("any-machine", deadline=None)
+settings.load_profile("any-machine")
