@@ -41,14 +41,15 @@ from smtp_sts.net.resolv_conf import ResolvConf
 from smtp_sts.reporting import schedule
 from smtp_sts.reporting.attempt import ATTEMPT_SECONDS, Attempt, attempt
 from smtp_sts.reporting.compile import day_of
+from smtp_sts.reporting.day import results_of
 from smtp_sts.reporting.dkim import record_faults
+from smtp_sts.reporting.honest import Checked
 from smtp_sts.reporting.making import Proposal, propose
 from smtp_sts.reporting.schedule import DAY
 from smtp_sts.reporting.settings import Settings, read_settings
 from smtp_sts.store import StoreError
 from smtp_sts.store.outbox import LEASE_SECONDS, Delivery, Outbox, Pending, open_outbox
 from smtp_sts.store.tallies import Tallies, open_tallies
-from smtp_sts.tlsrpt import PolicyResult
 
 #: Attempts under way at once; of them mails, and posts to one host.
 AT_ONCE: Final = 16
@@ -333,6 +334,7 @@ class Courier:
                 give_up_at=now + schedule.RETRY_SECONDS, why=proposal.why,
             ):  # fmt: skip
                 self.counts["made"] += 1
+                self.counts["left-out-sessions"] += proposal.left_out
                 for to in proposal.destinations:
                     if to.skipped:
                         self._tell(logging.INFO, "skipped", day, domain, to.uri, to.skipped)
@@ -352,11 +354,16 @@ class Courier:
     async def propose(self, day: int, domain: str) -> Proposal:
         """What would be sent now of a UTC day to a domain, and where. Raises StoreError."""
 
-        def read(tallies: Tallies, _: Outbox) -> tuple[str, Sequence[PolicyResult]]:
-            return tallies.record(day, domain), tallies.results(day, domain)
+        def read(tallies: Tallies, _: Outbox) -> tuple[str, Checked]:
+            found = results_of(tallies, day, domain, check_testing=self._settings.check_testing)
+            return tallies.record(day, domain), found
 
-        seen, results = await self._with_store(read)
-        return await propose(day, domain, self._settings, self._dns, seen, results)
+        seen, checked = await self._with_store(read)
+        proposal = await propose(day, domain, self._settings, self._dns, seen, checked.results)
+        if not checked.left_out:
+            return proposal
+        why = "; ".join(filter(None, (proposal.why, checked.note)))
+        return msgspec.structs.replace(proposal, why=why, left_out=checked.left_out)
 
     # Delivering
 

@@ -39,12 +39,16 @@ Verdict = Literal["send", "nobody", "later", "unfit"]
 
 
 class Proposal(msgspec.Struct, frozen=True):
-    """A report as it would go; `why` says why not, or what was left out."""
+    """A report as it would go; `why` says why not, or what was left out.
+
+    `left_out` counts sessions in testing mode of which it is not known how they went.
+    """
 
     verdict: Verdict
     why: str = ""
     parts: Sequence[Part] = ()
     destinations: Sequence[Planned] = ()
+    left_out: int = 0
 
 
 async def propose(

@@ -14,6 +14,7 @@ import msgspec
 
 from smtp_sts.reporting.aggregate import DAY
 from smtp_sts.reporting.compile import Sender, compile_reports
+from smtp_sts.reporting.day import results_of
 from smtp_sts.reporting.draft00 import compile_draft_reports
 from smtp_sts.store.outbox import DeliveryState, DeliveryStatus, Outbox, ReportStatus
 from smtp_sts.store.tallies import Tallies
@@ -122,13 +123,17 @@ def overview(tallies: Tallies, outbox: Outbox, now: float, domain: str = "") -> 
 
 class Preview(msgspec.Struct, frozen=True):
     """A report as it goes out: its parts, and a sentence on what became of it. A part is JSON, or
-    the XML that a policy of the first draft asks for."""
+    the XML that a policy of the first draft asks for. `note` says what was left out, if anything.
+    """
 
     told: str
     parts: list[bytes]
+    note: str = ""
 
 
-def preview_of(tallies: Tallies, outbox: Outbox, day: int, domain: str, sender: Sender) -> Preview:
+def preview_of(
+    tallies: Tallies, outbox: Outbox, day: int, domain: str, sender: Sender, *, check_testing: bool
+) -> Preview:
     """The report of a day to a domain: as it was made, else as it would be of what is counted so
     far. Raises StoreError."""
     reports = [r for r in outbox.reports(day, day) if r.domain == domain]
@@ -142,12 +147,16 @@ def preview_of(tallies: Tallies, outbox: Outbox, day: int, domain: str, sender: 
         told = f"is made on {_moment(reports[0].next_try)} UTC; of what is counted so far"
     elif reports:
         told = f"{_fate(reports[0], set())}: {reports[0].why}"
-    results = tallies.results(day, domain)
+    checked = results_of(tallies, day, domain, check_testing=check_testing)
+    results = checked.results
+    if checked.note:
+        told += f"; {checked.note}"
     drafts = compile_draft_reports(day, domain, results, sender)
     return Preview(
         told,
         [r.render() for r in compile_reports(day, domain, results, sender)]
         + [part.render() for mailing in drafts for part in mailing.parts],
+        checked.note,
     )
 
 

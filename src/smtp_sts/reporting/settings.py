@@ -30,6 +30,7 @@ class Settings(msgspec.Struct, frozen=True):
     signer: Signer | None
     spread: float
     allow_private: bool
+    check_testing: bool
 
 
 def read_settings(config: Config) -> Settings:
@@ -59,6 +60,7 @@ def read_settings(config: Config) -> Settings:
         _signer(config, sender),
         section.spread,
         config.network.allow_private_addresses,
+        section.check_testing,
     )
 
 

@@ -22,7 +22,6 @@ from sqlalchemy import (
     Connection,
     Float,
     Integer,
-    MetaData,
     String,
     Table,
     delete,
@@ -30,14 +29,14 @@ from sqlalchemy import (
     select,
 )
 
-from smtp_sts.store import StoreError, _path_of, is_shared
+from smtp_sts.store import StoreError, _path_of, checks, is_shared
+from smtp_sts.store.checks import Checks, metadata
 from smtp_sts.store.database import Database, Name, open_database
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
-_metadata = MetaData()
 _domains = Table(
     "tls_domains",
-    _metadata,
+    metadata,
     Column("day", Integer, primary_key=True),
     Column("domain", Name, primary_key=True),
     Column("record", String, nullable=False),
@@ -45,7 +44,7 @@ _domains = Table(
 )
 _policies = Table(
     "tls_policies",
-    _metadata,
+    metadata,
     Column("day", Integer, primary_key=True),
     Column("domain", Name, primary_key=True),
     Column("policy_key", String(22), primary_key=True),
@@ -56,7 +55,7 @@ _policies = Table(
 )
 _failures = Table(
     "tls_failures",
-    _metadata,
+    metadata,
     Column("day", Integer, primary_key=True),
     Column("domain", Name, primary_key=True),
     Column("policy_key", String(22), primary_key=True),
@@ -68,7 +67,7 @@ _failures = Table(
 #: Who counted how many sessions of a day; never forgotten with a domain.
 _sources = Table(
     "tls_sources",
-    _metadata,
+    metadata,
     Column("day", Integer, primary_key=True),
     Column("source", Name, primary_key=True),
     Column("sessions", BigInteger, nullable=False),
@@ -77,7 +76,7 @@ _sources = Table(
 #: Logs that were read: how far, and a digest of all up to there.
 _imports = Table(
     "tls_imports",
-    _metadata,
+    metadata,
     Column("head", String(32), primary_key=True),
     Column("digest", String(32), primary_key=True),
     Column("size", BigInteger, nullable=False),
@@ -90,7 +89,7 @@ KEEP_DAYS: Final = 400
 #: How far what counts has come in what it reads; written together with what was counted.
 _marks = Table(
     "tls_marks",
-    _metadata,
+    metadata,
     Column("reader", Name, primary_key=True),
     Column("position", String, nullable=False),
     sqlite_with_rowid=False,
@@ -137,10 +136,14 @@ class ImportedAlready(StoreError):
 
 
 class Tallies:
-    """The counts that last. Blocking; use it from one thread at a time."""
+    """The counts that last. Blocking; use it from one thread at a time.
+
+    `checks` are our own looks at the MX hosts of the same days and domains.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.checks = Checks(database)
 
     @property
     def place(self) -> str:
@@ -336,7 +339,7 @@ class Tallies:
     def forget(self, day: int, domain: str) -> None:
         """Delete what was delivered. Raises StoreError."""
         with self._database.begin() as connection:
-            for table in (_domains, _policies, _failures):  # in this order: see `add`
+            for table in (_domains, _policies, _failures, checks.table):  # in this order: see `add`
                 connection.execute(
                     delete(table).where(table.c.day == day, table.c.domain == domain)
                 )
@@ -422,4 +425,4 @@ def _digest(text: str) -> str:
 
 def open_tallies(url: str) -> Tallies:
     """Open the counts in the store at `url`, its folder being there. Raises StoreError."""
-    return Tallies(open_database(url, _metadata))
+    return Tallies(open_database(url, metadata))

@@ -17,7 +17,7 @@ from smtp_sts.tlsrpt.draft00_results import DRAFT_RESULTS, FROM_RFC8460, WIDENED
 from smtp_sts.tlsrpt.errors import shown
 from smtp_sts.tlsrpt.names import domain_name
 from smtp_sts.tlsrpt.report import AppliedPolicy, Failure, PolicyResult, Report, is_report_id
-from smtp_sts.tlsrpt.results import GENERAL_FAILURE
+from smtp_sts.tlsrpt.results import CHECKED, GENERAL_FAILURE
 
 _UNFIT_ID: Final = re.compile(r"[^A-Za-z0-9+_-]+", re.ASCII)
 #: The text of a policy of the draft, and two of its fields.
@@ -163,7 +163,7 @@ def _to_draft(
 def _to_slug(domain: str, failure: Failure, losses: dict[str, None]) -> str:
     """The failure type of the draft, "" where there is none; says what else is lost."""
     name, sessions = failure.result_type, failure.failed_session_count
-    reason = failure.failure_reason_code
+    reason = failure.failure_reason_code.removeprefix(CHECKED)
     # what `to_rfc8460` made of a type that RFC 8460 does not have
     slug = reason if name == GENERAL_FAILURE and reason in DRAFT_RESULTS else ""
     if slug:

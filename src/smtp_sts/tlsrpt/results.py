@@ -90,3 +90,7 @@ RESULTS: Final[dict[str, Result]] = {
 CODES: Final = {result.code: name for name, result in RESULTS.items()}
 #: For what is known to have failed and no more; section 4.3.3 wants a reason beside it.
 GENERAL_FAILURE: Final = "validation-failure"
+#: How a failure-reason-code begins where the sender's own look saw it, and not the MTA.
+CHECKED: Final = "sender-check: "
+#: Result type of the first draft, in its words: the MX host is none that the policy names.
+MX_MISMATCH: Final = "mx-mismatch"

@@ -49,12 +49,16 @@ def preview(config_path: str | None, domain: str, day: datetime | None, as_json:
     try:
         tallies = open_tallies_to_read(config.store.url)
         outbox = open_outbox(config.store.url)
-        found = preview_of(tallies, outbox, number, name, sender)
+        found = preview_of(
+            tallies, outbox, number, name, sender, check_testing=section.check_testing
+        )
         days = tallies.days_of(name) if not found.parts else []
         outbox.close()
         tallies.close()
     except StoreError as error:
         _fail(str(error), 3)
+    if not found.parts and found.note:
+        _fail(f"nothing to report to {name} of {date_of(number)}: {found.note}", 1)
     if not found.parts:
         others = ", ".join(map(date_of, days[-10:]))
         hint = f"; sessions were counted on {others} (--day)" if others else ""
