@@ -334,7 +334,9 @@ class Courier:
                 give_up_at=now + schedule.RETRY_SECONDS, why=proposal.why,
             ):  # fmt: skip
                 self.counts["made"] += 1
-                self.counts["left-out-sessions"] += proposal.left_out
+                if proposal.left_out:
+                    self.counts["left-out-sessions"] += proposal.left_out
+                    self._tell(logging.INFO, "made", day, domain, "", proposal.why)
                 for to in proposal.destinations:
                     if to.skipped:
                         self._tell(logging.INFO, "skipped", day, domain, to.uri, to.skipped)
