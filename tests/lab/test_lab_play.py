@@ -117,6 +117,12 @@ def test_a_daemon_that_never_protects_is_found_out() -> None:
     assert results["dane"].verdict == results["report-enforce"].verdict == "not supported"
 
 
+def test_a_daemon_that_does_not_know_the_first_draft_is_not_marked_wrong_for_it() -> None:
+    results = played("9:NOTFOUND ,", "draft-first-use", "draft-report-only")
+    verdicts = {name: result.verdict for name, result in results.items()}
+    assert verdicts == {"draft-first-use": "not supported", "draft-report-only": "right"}
+
+
 def test_a_daemon_that_defers_everything_is_found_out() -> None:
     results = played("9:TEMP wait,", "honest", "no-policy", "testing", "strip")
     assert {t.consequence for t in results["no-policy"].troubles} == {"delay"}

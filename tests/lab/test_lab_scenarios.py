@@ -84,6 +84,13 @@ def test_every_law_every_pitfall_and_every_section_is_shown() -> None:
     assert sum(rule.startswith("RFC 7672") for rule in rules) >= 5
 
 
+def test_every_law_is_shown_across_the_first_draft() -> None:
+    drafts = choose(SCENARIOS, ["draft"])
+    assert {law for s in drafts for law in s.laws} == {1, 2, 3, 4, 5, 6, 7}
+    assert all("draft00" in s.needs for s in drafts)
+    assert all("draft00" not in s.needs for s in SCENARIOS if s not in drafts)
+
+
 def test_every_scenario_demands_something() -> None:
     def demands(scenario: Scenario) -> Iterator[bool]:
         return (isinstance(step, Sends | Asks) for step in scenario.steps)

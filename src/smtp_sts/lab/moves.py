@@ -28,7 +28,7 @@ from smtp_sts.lab.scenarios import (
     Withdraws,
 )
 from smtp_sts.lab.world import World, policy_text
-from smtp_sts.policy import policy_host, record_name
+from smtp_sts.policy import draft_record_name, policy_host, record_name
 
 MALLORY_HOST: Final = "mx.mallory.example"
 _FIELDS: Final = re.compile(r"\{(domain|port|web|closed|ca|spki)(?::([a-z0-9.-]+))?\}")
@@ -43,6 +43,8 @@ class Stage:
     def __init__(self, world: World, domain: str) -> None:
         self.world = world
         self.domain = domain
+        #: the domain has a policy of the first draft
+        self._draft = False
 
     def fill(self, text: str) -> str:
         """A text of the declarations with its fields filled in."""
@@ -64,6 +66,9 @@ class Stage:
     def looks(self) -> tuple[int, int]:
         """How often the domain's record, and its policy host's address, were asked for."""
         queries = self.world.names.queries
+        if self._draft:
+            proofs = self.world.policy_hosts.handshakes[self.domain]
+            return queries[draft_record_name(self.domain), "TXT"], proofs
         host = policy_host(self.domain)
         return (
             queries[record_name(self.domain), "TXT"],
@@ -97,6 +102,9 @@ class Stage:
             )
         else:
             await world.receive(domain, *hosts)
+        if what.draft:
+            self._draft = True
+            world.publish_draft(domain, self.fill(what.draft))
         for host in map(self.fill, what.tlsa):
             self._tlsa(host)
         await world.names.settle()
@@ -147,7 +155,7 @@ class Stage:
                 names.drop(name, step.type)
 
     def _policy_host(self, step: PolicyHost) -> None:
-        host = policy_host(self._at(step.at))
+        host = self.fill(step.host) or policy_host(self._at(step.at))
         page = self.world.policy_hosts.pages.get(host, Page())
         changes: dict[str, Any] = {
             name: value for name in _PAGE if (value := getattr(step, name)) is not None

@@ -35,6 +35,7 @@ from smtp_sts.lab.sender import Delivery, Sender
 from smtp_sts.lab.subject import Subject, SubjectError, answer_of, ours
 from smtp_sts.lab.world import World
 from smtp_sts.mta.client import ClientError
+from smtp_sts.policy import DIALECTS
 
 AT_ONCE: Final = 40
 #: One scenario begins so long after another, that the lab itself keeps up (seconds).
@@ -103,16 +104,17 @@ async def play(
     done: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Play scenarios through this daemon; `done` hears of each. Raises SubjectError, OSError."""
-    open_ones = [s for s in scenarios if not s.public_only]
+    drafts = [s for s in scenarios if "draft00" in s.needs]
+    open_ones = [s for s in scenarios if not s.public_only and s not in drafts]
     shut_ones = [s for s in scenarios if s.public_only]
     found: list[Result] = []
     async with World(ttl=TTL) as world:
         # One receiver before the configuration, which names the port of all.
         await world.receive("alice.example", "mx.alice.example")
-        for chosen, private in ((open_ones, True), (shut_ones, False)):
+        for chosen, private in ((open_ones, True), (shut_ones, False), (drafts, True)):
             if chosen:
                 config = world.config_toml(
-                    policy=QUICK, network={"allow_private_addresses": private}
+                    policy=settings(chosen), network={"allow_private_addresses": private}
                 )
                 subject = Subject(
                     ours(config),
@@ -120,8 +122,20 @@ async def play(
                     profile,
                     world.home / "daemon.log",
                 )
+                subject.features |= known_to_ours(chosen)
                 found += await play_in(world, subject, chosen, watch=True, done=done)
     return _in_order(found, scenarios)
+
+
+def settings(scenarios: Sequence[Scenario]) -> dict[str, object]:
+    """`[policy]` of a daemon of ours that shall play scenarios."""
+    drafts = any("draft00" in scenario.needs for scenario in scenarios)
+    return {**QUICK, "dialects": list(DIALECTS)} if drafts else dict(QUICK)
+
+
+def known_to_ours(scenarios: Sequence[Scenario]) -> set[Feature]:
+    """What a daemon of ours with these `settings` can do, though no reply shows it."""
+    return {name for s in scenarios for name in s.needs if name == "draft00"}
 
 
 async def play_in(

@@ -21,7 +21,7 @@ from smtp_sts.lab import apart, machine
 from smtp_sts.lab.mtas import exim, postfix, sendmail
 from smtp_sts.lab.mtas.base import Seen
 from smtp_sts.lab.onpath import OnPath
-from smtp_sts.lab.play import PROFILE, QUICK, TTL, Ask, Result, play_in
+from smtp_sts.lab.play import PROFILE, TTL, Ask, Result, known_to_ours, play_in, settings
 from smtp_sts.lab.scenarios import Feature, Scenario
 from smtp_sts.lab.sender import Delivery, Tls
 from smtp_sts.lab.subject import Subject, answer_of, ours
@@ -271,12 +271,13 @@ async def run(
         await world.receive("alice.example", "mx.alice.example")
         listen = [f"unix:{world.socket_path}", f"127.0.0.1:{_SOCKETMAP}", f"127.0.0.1:{_SENDMAIL}"]
         config = world.config_toml(
-            policy={**QUICK, "listen": listen, "listen_line": f"127.0.0.1:{_LINE}"},
+            policy={**settings(scenarios), "listen": listen, "listen_line": f"127.0.0.1:{_LINE}"},
             network={"allow_private_addresses": False},
         )
         address = UnixAddress(str(world.socket_path))
         log = world.home / "daemon.log"
         subject = Subject(ours(config), address, kind.profile, log, environment)
+        subject.features |= known_to_ours(scenarios)
         with (
             machine.writable(lower, world.home) as root,
             kind.running(kind.version, root, world.ca_file, routes) as server,

@@ -37,7 +37,7 @@ Consequence = Literal["bypass", "lost mail", "delay", "missing report", "load", 
 
 #: What a daemon or a mail server may do without: a scenario that needs it is then not supported,
 #: not wrong.
-Feature = Literal["dane", "tlsrpt", "relay", "san", "wildcard-certificate", "own-dane"]
+Feature = Literal["dane", "tlsrpt", "relay", "san", "wildcard-certificate", "own-dane", "draft00"]
 
 #: The longest a daemon's answer may take (law 6), seconds.
 ANSWER_LIMIT: Final = 5.0
@@ -51,7 +51,8 @@ class Publication(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     """What bob's domain looks like: MX hosts that receive, and a policy where `mode` is given.
 
     `mx` are the policy's patterns, by default the hosts; `at` is a name below the domain instead
-    of the domain; `tlsa` are the hosts with a TLSA record that fits (in a `signed` zone).
+    of the domain; `tlsa` are the hosts with a TLSA record that fits (in a `signed` zone). `draft`
+    is a record of the first draft; the URL in it serves the same.
     """
 
     mode: str = ""
@@ -62,6 +63,7 @@ class Publication(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     at: str = ""
     signed: bool = False
     tlsa: list[str] = []
+    draft: str = ""
 
 
 class Publishes(Publication, frozen=True, forbid_unknown_fields=True, kw_only=True,
@@ -87,7 +89,10 @@ class Dns(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
 class PolicyHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
                  tag_field="does", tag="policy-host"):  # fmt: skip
-    """The policy host answers otherwise; what is not named stays. `mode` writes a whole policy."""
+    """The policy host answers otherwise; what is not named stays. `mode` writes a whole policy.
+
+    `host` names another host, to which a policy of the first draft leads.
+    """
 
     who: Literal["bob", "mallory"]
     mode: str = ""
@@ -97,6 +102,7 @@ class PolicyHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     #: the body is followed by so many bytes of comment
     filling: int = 0
     at: str = ""
+    host: str = ""
     status: int | None = None
     content_type: str | None = None
     location: str | None = None
@@ -294,7 +300,10 @@ def parse(text: str) -> list[Scenario]:
 
 def load() -> list[Scenario]:
     """The scenarios of the lab."""
-    return parse(files(__package__).joinpath("scenarios.toml").read_text(encoding="utf-8"))
+    names = ("scenarios.toml", "draft00.toml")
+    return parse(
+        "\n".join(files(__package__).joinpath(n).read_text(encoding="utf-8") for n in names)
+    )
 
 
 def choose(scenarios: Sequence[Scenario], wanted: Sequence[str]) -> list[Scenario]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from smtp_sts.config import Address, UnixAddress
 from smtp_sts.lab import apart
-from smtp_sts.lab.play import PATIENCE, PROFILE, QUICK, TTL, Result, play_in
+from smtp_sts.lab.play import PATIENCE, PROFILE, TTL, Result, known_to_ours, play_in, settings
 from smtp_sts.lab.scenarios import Scenario
 from smtp_sts.lab.subject import Subject, ours
 from smtp_sts.lab.world import APART, World
@@ -38,8 +38,12 @@ async def run(
             words = ["/bin/sh", "-c", command]
         else:
             words = ours(
-                world.config_toml(policy=QUICK, network={"allow_private_addresses": False})
+                world.config_toml(
+                    policy=settings(scenarios), network={"allow_private_addresses": False}
+                )
             )
         log = world.home / "daemon.log"
         subject = Subject(words, address, map_name, log, environment)
+        if not command:
+            subject.features |= known_to_ours(scenarios)
         return await play_in(world, subject, scenarios, patience=patience, done=done)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from smtp_sts.config import TcpAddress, UnixAddress
 from smtp_sts.lab.moves import Stage
-from smtp_sts.lab.play import PATIENCE, PROFILE, QUICK, TTL, Player, Restarting
+from smtp_sts.lab.play import PATIENCE, PROFILE, TTL, Player, Restarting, settings
 from smtp_sts.lab.scenarios import Scenario
 from smtp_sts.lab.story import tell_step
 from smtp_sts.lab.subject import Subject, ours
@@ -91,7 +91,7 @@ async def standing(scenarios: Sequence[Scenario]) -> AsyncIterator[Standing]:
         unix, listen = UnixAddress(str(world.socket_path)), TcpAddress("127.0.0.1", _free_port())
         private = not all(scenario.public_only for scenario in scenarios)
         config = world.config_toml(
-            policy={**QUICK, "listen": [str(unix), str(listen)]},
+            policy={**settings(scenarios), "listen": [str(unix), str(listen)]},
             network={"allow_private_addresses": private},
         )
         subject = Subject(ours(config), unix, PROFILE, world.home / "daemon.log")

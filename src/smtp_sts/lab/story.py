@@ -87,8 +87,10 @@ def _world(what: Publication) -> list[str]:
             f"  His policy has mode {what.mode}, MX hosts {', '.join(what.mx or what.hosts)}, "
             f"max_age {what.max_age} s, and its record the id {what.id}."
         )
-    else:
+    elif not what.draft:
         lines.append("  He publishes no policy.")
+    if what.draft:
+        lines.append(f"  His record of the first draft is {what.draft!r}; its URL says the same.")
     return lines
 
 
@@ -132,7 +134,7 @@ def _dns(step: Dns) -> str:
 
 
 def _policy_host(step: PolicyHost) -> str:
-    host = f"mta-sts.{step.at + '.' if step.at else ''}{{domain}}"
+    host = step.host or f"mta-sts.{step.at + '.' if step.at else ''}{{domain}}"
     parts = []
     if step.mode:
         parts.append(f"serves a policy of mode {step.mode} for {', '.join(step.mx)}")

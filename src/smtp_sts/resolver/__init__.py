@@ -35,7 +35,7 @@ from smtp_sts.resolver.decision import Decision, Source, Step
 from smtp_sts.resolver.discovery import Found, Reach, discover
 from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.resolver.overrides import Rules
-from smtp_sts.resolver.precedence import Known, known, weigh
+from smtp_sts.resolver.precedence import Known, known, protects, weigh
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
 from smtp_sts.store import FUTURE_SECONDS, Stored, StoreError
 
@@ -475,7 +475,7 @@ class Resolver:
         """The decision once DANE has been weighed in; waits for a look no longer than it may."""
         now = self._clock()
         dane, look = state.dane, state.look
-        cached = sts.policy is not None
+        cached = protects(sts)
         if look is not None:
             stale = dane is not None and dane.verdict not in ("dane", "indeterminate", "failed")
             # Law 6. That there is no DANE may be an old answer: what STS says stands as well.

@@ -318,8 +318,10 @@ class DraftCache:
     ) -> Decision:
         decision = decided(domain, held, dane=self._dane(), source=source, steps=_steps(state))
         # While a look is due or under way the answer is kept for a second only, so that what it
-        # finds is used at once.
+        # finds is used at once; and not at all before the first check of the MX hosts has ended.
         until = min(held.expires_at, max(state.next_check, now + 1.0))
+        if decision.reason == "never-validated" and state.work is not None:
+            until = 0.0
         return msgspec.structs.replace(decision, valid_until=until)
 
     def _without(self, domain: str, state: _State, source: Source) -> Decision:
@@ -479,15 +481,19 @@ class DraftCache:
             if now >= state.retry_at:
                 await self._replace(domain, state, held, seen)
             return
-        if (now >= held.refresh_at or not held.authenticated) and now >= state.retry_at:
-            proof = await self._prove(state, seen, held)
-            if proof.good:
-                await self._adopt(domain, state, seen, authenticated=True, applied=held.applied)
-            elif proof.reason != "no-mechanism":
-                self._unproven(domain, state, proof, "the policy has not proven itself anew")
-        held = _live(state, self._clock())
-        if held is not None and self._clock() >= state.next_look:
+        if now >= state.next_look:  # first: a host that is silent must not keep it from being met
             await self._look(domain, state, held)
+            held = _live(state, self._clock())
+        if held is None or (held.authenticated and now < held.refresh_at) or now < state.retry_at:
+            return
+        proof = await self._prove(state, seen, held)
+        held = _live(state, self._clock())
+        if held is None or held.record.text != record.text:
+            return
+        if proof.good:
+            await self._adopt(domain, state, seen, authenticated=True, applied=held.applied)
+        elif proof.reason != "no-mechanism":
+            self._unproven(domain, state, proof, "the policy has not proven itself")
 
     async def _replace(self, domain: str, state: _State, held: Held, seen: Seen) -> None:
         """Another policy than the cached one is published: section 3.3 and step 4 of 3.5."""

@@ -102,7 +102,7 @@ def weigh(sts: Decision, dane: Known | None, until: float) -> Decision:
         return msgspec.structs.replace(
             sts, outcome="dane", reason="tlsa-usable", detail="", steps=steps
         )
-    if dane.verdict == "indeterminate" and not _protects(sts):
+    if dane.verdict == "indeterminate" and not protects(sts):
         detail = dane.steps[-1].text if dane.steps else ""
         return msgspec.structs.replace(
             sts, outcome="temporary-failure", reason="dnssec-invalid", detail=detail, steps=steps
@@ -124,7 +124,7 @@ def of_dialects(sts: Decision, draft: Decision) -> Decision:
     )
 
 
-def _protects(sts: Decision) -> bool:
+def protects(sts: Decision) -> bool:
     """Whether a policy is there to go by. One of the first draft that refuses nothing may be
     anybody's word, and lets no mail out that would wait without it (law 1)."""
     return sts.policy is not None and (sts.draft is None or sts.outcome in ("enforce", "dane"))
