@@ -77,6 +77,10 @@ def children(process: subprocess.Popen[str], number: int) -> list[int]:
     return sorted(workers_of(process))
 
 
+def children_of(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def play(scene: Callable[[World], Any]) -> None:
     async def run() -> None:
         async with World() as world:
@@ -126,9 +130,11 @@ def test_what_is_sent_is_counted_once_whichever_process_is_killed() -> None:
             *workers, collector, reporter = children(process, 4)
 
             async def killed(pid: int) -> int:
-                """Kill, send meanwhile, wait until all is counted: the pid of who took over."""
+                """Kill, send meanwhile, wait until another has taken over: its pid."""
                 others = set(workers_of(process)) - {pid}
                 os.kill(pid, signal.SIGKILL)
+                if pid == collector:  # what is on its way within it dies with it
+                    await asyncio.sleep(0.5)
                 send(path, datagram())
                 await soon(lambda: len(set(workers_of(process)) - {pid}) == 4, 15)
                 (new,) = set(workers_of(process)) - others
@@ -151,8 +157,12 @@ def test_what_is_sent_is_counted_once_whichever_process_is_killed() -> None:
                     await all_counted(sent)
             assert set(workers) < set(workers_of(process))  # no worker has died of it
             send(path, datagram())
+            (siphon,) = children_of(collector)
+            os.kill(siphon, signal.SIGKILL)
+            await soon(lambda: children_of(collector) not in ([], [siphon]))
+            send(path, datagram())
             log = told(process)  # at once: what is in the socket is written before the end
-        assert counted(world) == (sent + 1, 0)
+        assert counted(world) == (sent + 2, 0)
         assert log.count("the reporter ended by itself") == 3
         assert log.count("the collector ended by itself") == 2
 

@@ -1,9 +1,10 @@
-"""The process that receives TLS results and counts them, and does nothing else of weight.
+"""The process that counts TLS results as they come, and does nothing else of weight.
 
-Promises: datagrams are read as they come, so that the queue of the socket (net.unix.max_dgram_qlen)
-does not fill up; what was counted is handed to the reporter when it asks (`reporting.handover`);
-after SIGTERM that goes on until all is written, for `DRAIN_SECONDS` at most. Must not: write to
-disk, look anything up, run a thread, or wait for anybody.
+Promises: datagrams are read at once, by a process that does nothing but that (`reporting.siphon`),
+so that the queue of the socket (net.unix.max_dgram_qlen) does not fill up; what was counted is
+handed to the reporter when it asks (`reporting.handover`); after SIGTERM that goes on until all is
+written, for `DRAIN_SECONDS` at most. Must not: write to disk, look anything up, run a thread, or
+wait for anybody.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import select
 import selectors
 import signal
 import socket
@@ -20,7 +22,7 @@ from typing import Final
 
 from smtp_sts.reporting.aggregate import DAY, Aggregate
 from smtp_sts.reporting.handover import LENGTH, Ask, Giver, asks, framed
-from smtp_sts.reporting.receive import Receiver
+from smtp_sts.reporting.receive import Receiver, Siphon
 
 #: What is not handed over by then after SIGTERM is lost, and said to be (seconds).
 DRAIN_SECONDS: Final = 2.0
@@ -66,9 +68,12 @@ class _Link:
 class _Collector:
     def __init__(self, source: socket.socket, listener: socket.socket, supervisor: int) -> None:
         self._aggregate = Aggregate()
-        self._receiver = Receiver(source, self._aggregate.take, time.time)
-        self._giver = Giver(self._aggregate)
         self._source = source
+        self._siphon = Siphon(source)
+        #: siphons that have died
+        self.siphons = 0
+        self._receiver = Receiver(self._siphon, self._aggregate.take, time.time)
+        self._giver = Giver(self._aggregate)
         self._listener = listener
         self._supervisor = supervisor
         self._poll = selectors.DefaultSelector()
@@ -85,13 +90,16 @@ class _Collector:
 
     def run(self) -> bool:
         """Until a signal comes, or the supervisor has gone; whether all was handed over."""
-        for readable in (self._source, self._listener, self._wake, self._supervisor):
+        for readable in (self._siphon, self._listener, self._wake, self._supervisor):
             self._poll.register(readable, selectors.EVENT_READ)
         forget = time.monotonic() + _FORGET_SECONDS
         while True:
             ready = self._poll.select(_FORGET_SECONDS)
             # First what cannot wait, and again after whatever else took its time.
-            self._receiver.drain()
+            try:
+                self._receiver.drain()
+            except EOFError:
+                self._renew_siphon()
             for key, events in ready:
                 if key.fileobj in (self._wake, self._supervisor):
                     return self._end()
@@ -100,16 +108,30 @@ class _Collector:
                 forget = time.monotonic() + _FORGET_SECONDS
                 self._aggregate.forget_before(int(time.time() // DAY) - 1)
 
+    def _renew_siphon(self) -> None:
+        """Ours has died, and what it had not handed on with it."""
+        self.siphons += 1
+        self._poll.unregister(self._siphon)
+        self._siphon.close()
+        time.sleep(min(self.siphons, 10) / 10)
+        self._siphon = Siphon(self._source)
+        self._receiver.use(self._siphon)
+        self._poll.register(self._siphon, selectors.EVENT_READ)
+
     def _end(self) -> bool:
         """What waits in the queue is counted, and what is counted handed over.
 
         What comes from now on waits in the socket for whoever follows.
         """
-        for readable in (self._wake, self._supervisor, self._source):
+        for readable in (self._wake, self._supervisor, self._siphon):
             self._poll.unregister(readable)
         until = time.monotonic() + DRAIN_SECONDS
-        while self._receiver.drain():
-            pass
+        self._siphon.end()
+        with contextlib.suppress(EOFError):
+            while time.monotonic() < until:
+                if not self._receiver.drain():
+                    select.select([self._siphon], [], [], until - time.monotonic())
+        self._siphon.close()
         while not self._giver.empty and (left := until - time.monotonic()) > 0:
             for key, events in self._poll.select(left):
                 self._attend(key, events)
@@ -158,6 +180,7 @@ class _Collector:
         return {
             "tls-datagrams": self._receiver.datagrams,
             "tls-outcomes-datagram": self._receiver.outcomes,
+            "tls-siphon-deaths": self.siphons,
             "tls-refused": self._aggregate.refused,
             "tls-folded": self._aggregate.folded,
             **{f"tls-{slug}": number for slug, number in self._receiver.malformed.items()},

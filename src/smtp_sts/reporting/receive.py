@@ -163,6 +163,10 @@ class Receiver:
         self.malformed: Counter[str] = Counter()
         self.samples: deque[dict[str, Any]] = deque(maxlen=SAMPLES)
 
+    def use(self, source: socket.socket | Siphon) -> None:
+        """Read from another source from now on."""
+        self._source = source
+
     def drain(self, limit: int = MAX_DRAIN) -> int:
         """Read what waits, of a socket at most `limit` datagrams; how many there were.
 
