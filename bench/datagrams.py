@@ -78,15 +78,29 @@ def bare(folder: Path) -> tuple[list[str], Callable[[str], int]]:
 
 
 def ours(folder: Path) -> tuple[list[str], Callable[[str], int]]:
-    """Our receiver, aggregate and store, and what is in that."""
+    """`smtp-sts serve`, and what is in its store."""
+    config = folder / "c.toml"
+    config.write_text(
+        f'[policy]\nlisten = "unix:{folder}/policy.sock"\nworkers = 1\n'
+        f'[dns]\nnameservers = ["127.0.0.1:9"]\n'
+        f'[store]\nurl = "sqlite:///{folder}/s.db"\n[control]\nsocket = ""\n'
+        f"[tls_reports]\nenabled = true\ndeliver = false\ncheck_testing = false\n"
+        f'organization = "A"\ncontact = "tls@a.example"\nsocket = "{folder}/tlsrpt.sock"\n'
+        f'[log]\nlevel = "warning"\n'
+    )
 
     def counted(_said: str) -> int:
         tallies = open_tallies(f"sqlite:///{folder}/s.db")
-        found = sum(t.successful + t.failed for t in tallies.totals().values())
+        found = sum(total.successful + total.failed for total in tallies.totals().values())
         tallies.close()
         return found
 
-    return [sys.executable, str(HERE / "reports.py"), "receive", str(folder)], counted
+    return [
+        str(Path(sys.executable).parent / "smtp-sts"),
+        "--config",
+        str(config),
+        "serve",
+    ], counted
 
 
 def reference(folder: Path) -> tuple[list[str], Callable[[str], int]]:

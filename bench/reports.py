@@ -8,29 +8,18 @@ written but a temporary folder.
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import multiprocessing
-import os
-import queue
 import resource
-import selectors
-import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import msgspec
 
 from smtp_sts.reporting.aggregate import Aggregate
 from smtp_sts.reporting.exim_log import EximLog
 from smtp_sts.reporting.lines import Clock, Lines
 from smtp_sts.reporting.postfix_log import PostfixLog
-from smtp_sts.reporting.receive import Receiver, Siphon, bind
-from smtp_sts.store.tallies import Tally, open_tallies
+from smtp_sts.store.tallies import open_tallies
 
 LINES = 1_000_000
 SESSIONS = 1_000_000
@@ -152,71 +141,7 @@ def sessions(folder: Path) -> None:
     )
 
 
-def receive(folder: Path) -> None:
-    """Count what comes to FOLDER/tlsrpt.sock, writing every second, until SIGTERM."""
-    ended = False
-
-    def end(*_: object) -> None:
-        nonlocal ended
-        ended = True
-
-    signal.signal(signal.SIGTERM, end)
-    # Another process writes: beside a busy thread, each receive would wait for the interpreter.
-    ours, theirs = multiprocessing.Pipe()
-    writer = os.fork()
-    if writer == 0:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        ours.close()
-        tallies = open_tallies(f"sqlite:///{folder}/s.db")
-        while data := theirs.recv_bytes():
-            tallies.add(msgspec.msgpack.decode(data, type=list[Tally]))
-        os._exit(0)
-    theirs.close()
-    source = bind(folder / "tlsrpt.sock", 0o600)
-    aggregate = Aggregate()
-    siphon = Siphon(source)
-    receiver = Receiver(siphon, aggregate.take, lambda: NOW)
-    batches: queue.SimpleQueue[list[Tally]] = queue.SimpleQueue()
-
-    def forward() -> None:
-        while batch := batches.get():
-            ours.send_bytes(msgspec.msgpack.encode(batch))
-        ours.send_bytes(b"")
-
-    forwarder = threading.Thread(target=forward)
-    forwarder.start()
-    poll = selectors.DefaultSelector()
-    poll.register(siphon, selectors.EVENT_READ)
-    # What was there before the first datagram is not walked again by the collector of garbage,
-    # whose pauses (30 to 60 ms) are longer than a queue of 512.
-    gc.collect()
-    gc.freeze()
-    left, due = 0, time.monotonic() + 1
-    while not ended:
-        poll.select(0.1)
-        receiver.drain()
-        if left > 0:
-            batches.put(aggregate.drain(100))
-            left -= 100
-        elif time.monotonic() > due:
-            left, due = aggregate.waiting, due + 1
-    siphon.end()
-    with contextlib.suppress(EOFError):
-        while True:
-            poll.select(0.1)
-            receiver.drain()
-    siphon.close()
-    while batch := aggregate.drain():
-        batches.put(batch)
-    batches.put([])
-    forwarder.join()
-    os.waitpid(writer, 0)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["receive"]:
-        receive(Path(sys.argv[2]))
-        sys.exit()
     with tempfile.TemporaryDirectory() as name:
         for measure in sys.argv[1:] or ["logs", "sessions"]:
             {"logs": logs, "sessions": sessions}[measure](Path(name))
