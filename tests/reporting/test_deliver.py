@@ -488,20 +488,24 @@ def test_what_was_delivered_is_forgotten_after_a_while(tmp_path: Path) -> None:
     play(act, tmp_path)
 
 
-def test_only_collecting_sends_nothing(tmp_path: Path) -> None:
+def test_only_collecting_sends_nothing_and_forgets_what_is_old(tmp_path: Path) -> None:
     async def act(office: PostOffice) -> None:
         office.count("bob.example")
+        office.count("bob.example", day=office.day - 40)
         office.ask("bob.example", MAILTO)
-        courier = office.courier()
-        task = asyncio.create_task(courier.run(0.02))
-        await asyncio.sleep(0.3)
+        tallies = open_tallies(office.url)
+        task = asyncio.create_task(
+            deliver.keep_delivering(office.config(), clock=office.clock.clock)
+        )
+        await until(lambda: tallies.days() == {office.day: 1})
+        tallies.close()
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
-        await courier.close()
         assert (office.reports(), office.mta.mails) == ([], [])
 
-    play(act, tmp_path, settings={"deliver": False})
+    # It needs no sender then.
+    play(act, tmp_path, settings={"deliver": False, "contact": "", "organization": ""})
 
 
 def test_a_key_that_is_not_for_reports_is_told_at_the_start(

@@ -417,8 +417,7 @@ async def run(
 
     beside = [asyncio.create_task(_publish(board, slot, total)),
               asyncio.create_task(_tell(config.log.counts_interval, asked, total))]  # fmt: skip
-    if config.tls_reports.deliver:
-        beside.append(asyncio.create_task(keep_delivering(config, counts=delivered)))
+    beside.append(asyncio.create_task(keep_delivering(config, counts=delivered)))
     watched = asyncio.create_task(ended.wait())
     await asyncio.wait([watched, *takers, *beside], return_when=asyncio.FIRST_COMPLETED)
     broke = [task for task in (*takers, *beside) if task.done() and task.exception()]

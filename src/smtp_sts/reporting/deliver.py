@@ -102,13 +102,60 @@ async def keep_delivering(
 ) -> None:
     """Send reports until cancelled. Raises ConfigError and OSError (a CA file) at its start only.
 
+    Where `[tls_reports] deliver` is false nothing is sent, but what is old is still forgotten.
     `counts` counts what happened, by the words of `Courier.counts`.
     """
+    if not config.tls_reports.deliver:
+        await _keep_forgetting(config.store.url, clock or Clock())
     courier = Courier(config, dns=dns, clock=clock, counts=counts)
     try:
         await courier.run(poll)
     finally:
         await courier.close()
+
+
+def _forget(
+    tallies: Tallies, outbox: Outbox, now: float, silent: Collection[str] = ()
+) -> list[tuple[str, str]]:
+    """Delete what nobody needs any more; domain and URI of what is given up, since its time is over
+    and its host is one of `silent`."""
+    today = int(now // DAY)
+    expired: list[tuple[str, str]] = []
+    while some := outbox.expire(silent, now):
+        expired += some
+    settled: dict[int, set[str]] = {}
+    for day, domain in outbox.settled(now - KEEP_SECONDS):
+        settled.setdefault(day, set()).add(domain)
+    for day in tallies.days():
+        counted = set(tallies.domains(day)) if day < today else set()
+        gone = counted if day < today - KEEP_COUNTS_DAYS else settled.get(day, set())
+        for domain in sorted(counted & gone):
+            tallies.forget(day, domain)
+    outbox.forget_bodies(now - KEEP_SECONDS)
+    outbox.forget(today - KEEP_STATES_DAYS)
+    return expired
+
+
+async def _keep_forgetting(url: str, clock: Clock) -> None:
+    """Where nothing is sent: counts do not pile up."""
+
+    def work() -> None:
+        tallies = open_tallies(url)
+        try:
+            outbox = open_outbox(url)
+            try:
+                _forget(tallies, outbox, clock.wall())
+            finally:
+                outbox.close()
+        finally:
+            tallies.close()
+
+    while True:
+        try:
+            await asyncio.to_thread(work)
+        except StoreError as error:
+            _log.error("old TLS results are not forgotten: %s", error)
+        await asyncio.sleep(FORGET_SECONDS)
 
 
 async def _settle(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -133,10 +180,11 @@ class Courier:
     ) -> None:
         """Raises ConfigError, and OSError for a CA file that cannot be read."""
         self._settings: Settings = read_settings(config)
-        self._deliver = config.tls_reports.deliver
         self._url = config.store.url
+        #: followed, where the name servers are its
+        self._resolv_conf = None if dns or config.dns.nameservers else ResolvConf()
         self._dns = dns or Dns(
-            nameservers(config) or ResolvConf().servers,
+            self._resolv_conf.servers if self._resolv_conf else nameservers(config),
             timeout=config.dns.timeout,
             trust_ad=config.dns.trust_ad,
         )
@@ -205,6 +253,8 @@ class Courier:
         try:
             while True:
                 self._wake.clear()
+                if self._resolv_conf is not None and self._resolv_conf.changed():
+                    self._dns.use(self._resolv_conf.servers)
                 now, steady = self._clock.wall(), self._clock.steady()
                 jump = (now - before[0]) - (steady - before[1])
                 before = now, steady
@@ -224,13 +274,12 @@ class Courier:
                             )
                         )
                     held = steady < hold
-                    if self._deliver and not held:
+                    if not held:
                         if steady - planned >= PLAN_SECONDS or int(now // DAY) != today:
                             await self._plan(now)
                             planned, today = steady, int(now // DAY)
                         await self._make(now)
-                    if self._deliver:
-                        await self._begin(now)
+                    await self._begin(now)
                     if steady - forgot >= FORGET_SECONDS:
                         await self._forget(now)
                         forgot = steady
@@ -250,7 +299,7 @@ class Courier:
             await self._end(background)
 
     async def _until_next(self, now: float, poll: float, *, held: bool) -> float:
-        if held or not self._deliver:
+        if held:
             return poll
         busy = self._busy()
         due = await self._with_store(lambda _, outbox: outbox.next_due(busy))
@@ -492,27 +541,13 @@ class Courier:
     # Forgetting
 
     async def _forget(self, now: float) -> None:
-        today = int(now // DAY)
         steady = self._clock.steady()
         silent = [host for host, (until, _) in self._resting.items() if until > steady]
 
-        def work(tallies: Tallies, outbox: Outbox) -> list[tuple[str, str]]:
-            expired = []
-            while some := outbox.expire(silent, now):
-                expired += some
-            settled: dict[int, set[str]] = {}
-            for day, domain in outbox.settled(now - KEEP_SECONDS):
-                settled.setdefault(day, set()).add(domain)
-            for day in tallies.days():
-                counted = set(tallies.domains(day)) if day < today else set()
-                gone = counted if day < today - KEEP_COUNTS_DAYS else settled.get(day, set())
-                for domain in sorted(counted & gone):
-                    tallies.forget(day, domain)
-            outbox.forget_bodies(now - KEEP_SECONDS)
-            outbox.forget(today - KEEP_STATES_DAYS)
-            return expired
-
-        for domain, uri in await self._with_store(work):
+        expired = await self._with_store(
+            lambda tallies, outbox: _forget(tallies, outbox, now, silent)
+        )
+        for domain, uri in expired:
             self.counts["given-up"] += 1
             _log.warning("%s: TLS report to %s: given-up: its host answered nobody", domain, uri)
 
