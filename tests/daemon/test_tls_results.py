@@ -237,6 +237,37 @@ def test_a_log_is_followed_over_rotation_and_restart_and_judged_by_the_policy() 
     play(scene)
 
 
+@pytest.mark.parametrize("with_socket", [False, True])
+def test_a_policy_of_the_first_draft_has_its_sessions_counted_without_any_record(
+    with_socket: bool,
+) -> None:
+    async def scene(world: World) -> None:
+        text = (
+            "v=STS1; to=false; mx=mx.carol.example; c=webpki; e=86400; rua=mailto:r@carol.example"
+        )
+        world.names.put("_smtp_sts.carol.example", "TXT", f'"{text}"')
+        log = world.home / "mail.log"
+        log.touch()
+        told_by = {"socket": str(world.home / "tlsrpt.sock")} if with_socket else {}
+        path = configured(world, log=f"postfix:{log}", **told_by)
+        section = '[policy]\ndialects = ["rfc8461", "draft00"]'
+        path.write_text(path.read_text().replace("[policy]", section, 1))
+        line = session(time.time(), "Untrusted", "4XA").replace(b"bob.example", b"carol.example")
+        with daemon(path, world.socket_path):
+            # bob has a record: where there is a socket, libtlsrpt tells of his sessions
+            other = session(time.time(), "Verified", "4XB", pid=8)
+            await asyncio.sleep(2)
+            with log.open("ab") as out:
+                out.write(line + other)
+            await soon(lambda: counted(world, "carol.example") == (0, 1))
+            await soon(lambda: counted(world) == ((0, 0) if with_socket else (1, 0)))
+        (result,) = results(world, "carol.example")
+        assert result.policy.policy_string == (text,)
+        assert [f.result_type for f in result.failures] == ["certificate-not-trusted"]
+
+    play(scene)
+
+
 def test_domains_that_ask_for_no_report_are_not_kept() -> None:
     async def scene(world: World) -> None:
         world.names.put("_smtp._tls.bob.example", "TXT")

@@ -11,9 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 from smtp_sts.cli import main
+from smtp_sts.policy import Constraint, Policy
 from smtp_sts.reporting.compile import Sender
 from smtp_sts.reporting.dkim import make_signer
 from smtp_sts.reporting.draft00 import compile_draft_reports
+from smtp_sts.reporting.matching import applied
+from smtp_sts.resolver.decision import Decision, Draft, Outcome
 from smtp_sts.store.outbox import Part, Planned, open_outbox
 from smtp_sts.store.tallies import Tally, open_tallies
 from smtp_sts.tlsrpt import (
@@ -22,6 +25,7 @@ from smtp_sts.tlsrpt import (
     Failure,
     PolicyResult,
     compose_draft,
+    is_draft_policy,
     open_report,
     read_xml,
 )
@@ -42,6 +46,35 @@ def _result(rua: str, failures: tuple[Failure, ...] = FAILURES, to: str = "true"
     text = f"{TEXT}{rua}".replace("to=true", f"to={to}")
     policy = AppliedPolicy("sts", "bob.example", (text,), ("*.bob.example",))
     return PolicyResult(policy, 10, sum(f.failed_session_count for f in failures), failures)
+
+
+def _decision(outcome: Outcome, reason: str, constraint: Constraint = "webpki") -> Decision:
+    return Decision(
+        "bob.example",
+        outcome,
+        reason,
+        policy=Policy("enforce", ("*.bob.example",), 86400, "STS1"),
+        draft=Draft(f"{TEXT}mailto:r@bob.example", constraint, "dnssec", True, True),
+    )
+
+
+@pytest.mark.parametrize(
+    ("decision", "kind"),
+    [
+        (_decision("enforce", "policy-found"), "sts"),
+        (_decision("testing", "never-validated"), "sts"),
+        (_decision("dane", "tlsa-required", "tlsa"), "sts"),
+        (_decision("dane", "tlsa-usable"), "tlsa"),  # DANE went before it
+        (_decision("no-policy", "overloaded"), "no-policy-found"),
+    ],
+)
+def test_a_session_is_counted_under_the_policy_whose_word_it_was(
+    decision: Decision, kind: str
+) -> None:
+    policy = applied("bob.example", decision)
+    assert (policy.policy_type, policy.policy_domain) == (kind, "bob.example")
+    assert is_draft_policy(policy) is (kind == "sts")
+    assert policy.mx_host == (("*.bob.example",) if kind == "sts" else ())
 
 
 def test_the_report_goes_where_the_policy_says() -> None:

@@ -275,8 +275,11 @@ class Logs:
         self._own = [config.tls_reports.contact] if config.tls_reports.contact else []
         # libtlsrpt tells of the same sessions, with more detail.
         self._has_datagrams = bool(config.tls_reports.socket)
+        self._drafts = "draft00" in config.policy.dialects
         self._aggregate = Aggregate()
         self._outcomes: list[Outcome] = []
+        #: of Postfix, where libtlsrpt may tell of them too
+        self._perhaps_known: list[Outcome] = []
         self._host = socket.gethostname().lower()
         self._readers: dict[str, FollowedFile | FollowedJournal] = {}
         self._logs: dict[str, PostfixLog | EximLog] = {}
@@ -308,8 +311,7 @@ class Logs:
         clock = Clock(time.time())
         log: PostfixLog | EximLog
         if source.kind == "postfix":
-            take = self._twice if self._has_datagrams else self._outcomes.append
-            log = PostfixLog(take, clock, self._own)
+            log = PostfixLog(self._of_postfix, clock, self._own)
         else:
             log = EximLog(self._outcomes.append, clock, self._own)
         position = await self._writer.mark(name)
@@ -321,13 +323,20 @@ class Logs:
         self._readers[name] = FollowedFile(Path(source.path), position, log.line)
         return None
 
-    def _twice(self, _outcome: Outcome) -> None:
-        self._counts["tls-log-known"] += 1
+    def _of_postfix(self, outcome: Outcome) -> None:
+        if not self._has_datagrams:
+            self._outcomes.append(outcome)
+        elif self._drafts:
+            self._perhaps_known.append(outcome)
+        else:
+            self._counts["tls-log-known"] += 1
 
     async def _write(self) -> None:
-        taken = self._outcomes[:]
+        taken = [self._matched(outcome) for outcome in self._outcomes]
+        taken += [self._matched(outcome, told=True) for outcome in self._perhaps_known]
         self._outcomes.clear()
-        for outcome in await asyncio.gather(*(self._matched(one) for one in taken)):
+        self._perhaps_known.clear()
+        for outcome in await asyncio.gather(*taken):
             if outcome is not None:
                 self._aggregate.take(outcome)
         batch: list[Tally] = []
@@ -341,13 +350,22 @@ class Logs:
 
     _marked: Mapping[str, str] = {}
 
-    async def _matched(self, outcome: Outcome) -> Outcome | None:
+    async def _matched(self, outcome: Outcome, *, told: bool = False) -> Outcome | None:
+        """The outcome as it counts; `told` where libtlsrpt tells of it if the domain has a record
+        that asks for reports."""
         record = await self._known.record(outcome.domain)
-        if record is None:
+        if told and record is not None:
+            self._counts["tls-log-known"] += 1
+            return None
+        decision: Decision | None = None
+        if record is not None or self._drafts:
+            decision = await self._known.decision(outcome.domain)
+        # A policy of the first draft asks for its reports itself.
+        if record is None and (decision is None or decision.draft is None):
             self._counts["tls-no-record"] += 1
             return None
         self._counts["tls-outcomes-log"] += 1
-        found = judged(outcome, await self._known.decision(outcome.domain))
+        found = judged(outcome, decision)
         return found if not record else _with_record(found, record)
 
     def _count(self) -> None:

@@ -31,12 +31,16 @@ def applied(domain: str, decision: Decision | None) -> AppliedPolicy:
     """
     if decision is None:
         return AppliedPolicy("no-policy-found", domain)
-    if decision.outcome in ("dane", "temporary-failure"):
+    policy, draft = decision.policy, decision.draft
+    # DANE of itself, and not by the word of a policy of the first draft (its c=tlsa)
+    dane = decision.outcome in ("dane", "temporary-failure")
+    if dane and (draft is None or decision.reason != "tlsa-required"):
         return AppliedPolicy("tlsa", decision.policy_domain)
-    policy = decision.policy
-    if policy is None or decision.outcome not in ("enforce", "testing"):
+    if policy is None or decision.outcome not in ("enforce", "testing", "dane"):
         return AppliedPolicy("no-policy-found", domain)
-    return AppliedPolicy("sts", decision.policy_domain, tuple(policy.lines()), policy.mx)
+    # Of the first draft the text says where its reports go (`reporting/draft00.py`).
+    lines = tuple(policy.lines()) if draft is None else (draft.text,)
+    return AppliedPolicy("sts", decision.policy_domain, lines, policy.mx)
 
 
 def judged(outcome: Outcome, decision: Decision | None) -> Outcome:
