@@ -184,10 +184,10 @@ def journal_line(data: bytes) -> tuple[bytes, str] | None:
     try:
         entry = _entry.decode(data)
         at = datetime.fromtimestamp(int(entry.at) // 1_000_000, UTC)
-    except (msgspec.DecodeError, ValueError, OverflowError):
+        # The journal gives what is not UTF-8 as a list of numbers, and null for what is too long.
+        message = bytes(entry.message) if isinstance(entry.message, list) else entry.message
+    except (msgspec.DecodeError, ValueError, OverflowError, TypeError):
         return None
-    # The journal gives what is not UTF-8 as a list of numbers, and null for what is too long.
-    message = bytes(entry.message) if isinstance(entry.message, list) else entry.message
     if isinstance(message, str):
         message = message.encode("utf-8", "replace")
     if not isinstance(message, bytes) or not isinstance(entry.name, str):

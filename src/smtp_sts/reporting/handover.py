@@ -36,7 +36,7 @@ class Ask(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Portion(msgspec.Struct, frozen=True, array_like=True):
-    """`batch` is empty where nothing waits, and `number` is then that of the last one.
+    """`batch` is empty where nothing waits, and `number` is then 0.
 
     `counts` are those of the giver since its start, `samples` the malformed datagrams since the
     portion before (`receive.Receiver.samples`).
@@ -81,11 +81,9 @@ class Giver:
         for number in [n for n in self._given if n <= written]:
             del self._given[number]
         number = next((n for n in self._given if n > after), 0)
-        if not number:
-            batch = self._aggregate.drain(PORTION)
-            number = self._number
-            if batch:
-                number = self._number = self._number + 1
-                self._given[number] = batch
-        more = self._aggregate.waiting > 0 or number < self._number
-        return Portion(self.name, number, self._given.get(number, []), more, counts, samples)
+        if not number and (new := self._aggregate.drain(PORTION)):
+            number = self._number = self._number + 1
+            self._given[number] = new
+        batch = self._given[number] if number else []
+        more = self._aggregate.waiting > 0 or 0 < number < self._number
+        return Portion(self.name, number, batch, more, counts, samples)
