@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 #: `wildcard`: for the whole first label; `common-name`: the name stands nowhere else; `stranger`:
-#: of an authority that nobody trusts; `ending`: good for `ENDING` from when it was issued
+#: of an authority that nobody trusts; `ending`: good for `ENDING` from when it was issued; `days`:
+#: good for three days more
 Variant = Literal[
     "good", "expired", "not-yet", "self-signed", "other-name", "wildcard", "common-name",
-    "stranger", "ending",
+    "stranger", "ending", "days",
 ]  # fmt: skip
 
 #: The one version of TLS that a server speaks; "" for every one.
@@ -36,6 +37,7 @@ _PERIODS: Final = {
     "expired": (-30 * _DAY, -_DAY),
     "not-yet": (_DAY, 30 * _DAY),
     "ending": (-30 * _DAY, ENDING),
+    "days": (-30 * _DAY, 3 * _DAY),
 }
 _CA_USAGE: Final = x509.KeyUsage(
     digital_signature=True,

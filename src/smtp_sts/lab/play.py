@@ -1,8 +1,8 @@
 """The play: a daemon in the lab's world, scenario after scenario, results as data.
 
 Promises: scenarios play at the same time, at most `AT_ONCE`, each on a domain of its own; those
-that restart the daemon do it together, after the others; daemon and files are gone afterwards, also
-when cancelled. Must not: judge by anything but what the daemon answers, who has read a message and
+that restart the daemon or move its clock do it together, after the others; daemon and files are
+gone afterwards, also when cancelled. Must not: judge by anything but what the daemon answers, who has read a message and
 how it came, and how often policy hosts were asked.
 """
 
@@ -15,6 +15,8 @@ from types import MappingProxyType
 from typing import Final, Literal, Protocol
 
 from smtp_sts.config import UnixAddress
+from smtp_sts.lab import clock as clocks
+from smtp_sts.lab.clock import Clock
 from smtp_sts.lab.moves import Stage
 from smtp_sts.lab.scenarios import (
     Answer,
@@ -45,6 +47,7 @@ PATIENCE: Final = 8.0
 #: How long what the daemon has begun to look at may take to come to an end, seconds.
 _SETTLE: Final = 0.3
 _EVERY: Final = 0.1
+_DAY: Final = 86400.0
 #: DNS answers may be kept so long; short, so that changes are seen (seconds).
 TTL: Final = 1
 #: The daemon's own background work, made quick enough to watch, seconds.
@@ -164,12 +167,15 @@ async def play_in(
     every, scenarios = scenarios, [s for s in scenarios if not s.uses & set(lacks)]
     places = asyncio.Semaphore(at_once)
 
-    async def one(scenario: Scenario, restarting: Restarting) -> Result:
+    async def one(scenario: Scenario, still: Standstill) -> Result:
         player = Player(
-            world, subject, scenario, restarting, patience=patience, watch=watch, senders=senders
+            world, subject, scenario, still, patience=patience, watch=watch, senders=senders
         )
-        if scenario.restarts:  # they wait for each other, so each needs a place
-            result = await player.play()
+        if _late(scenario):  # they wait for each other, so each needs a place
+            try:
+                result = await player.play()
+            finally:
+                still.leave()
         else:
             async with places:
                 result = await player.play()
@@ -177,13 +183,13 @@ async def play_in(
         done(result)
         return result
 
-    async def batch(chosen: Sequence[Scenario]) -> list[Result]:
-        restarting = Restarting(subject, len(chosen))
+    async def batch(chosen: Sequence[Scenario], clock: Clock | None = None) -> list[Result]:
+        still = Standstill(subject, clock, len(chosen))
         try:
             async with asyncio.TaskGroup() as group:
                 tasks = []
                 for scenario in sorted(chosen, key=_length, reverse=True):
-                    tasks.append(group.create_task(one(scenario, restarting)))
+                    tasks.append(group.create_task(one(scenario, still)))
                     await asyncio.sleep(between)
         except BaseExceptionGroup as troubles:
             raise _first(troubles) from None
@@ -195,11 +201,36 @@ async def play_in(
         Stage(world, scenario.domain).delegate(scenario)
     await world.names.settle()
     async with subject:
-        found = await subject.during(batch([s for s in scenarios if not s.restarts]))
-        found += await subject.during(batch([s for s in scenarios if s.restarts]))
+        found = await subject.during(batch([s for s in scenarios if not _late(s)]))
+        late, clock = [s for s in scenarios if _late(s)], None
+        if any(scenario.ages for scenario in late):
+            clock, why = await _movable(world, subject)
+            for scenario in late if clock is None else ():
+                if scenario.ages:
+                    left_out.append(Result(scenario, verdict="not supported", reason=why))
+                    done(left_out[-1])
+            late = [s for s in late if clock is not None or not s.ages]
+        found += await subject.during(batch(late, clock))
     for result in found:
         _support(result, subject)
     return _in_order([*left_out, *found], every)
+
+
+def _late(scenario: Scenario) -> bool:
+    """Whether it does what all others would notice."""
+    return scenario.restarts or scenario.ages
+
+
+async def _movable(world: World, subject: Subject) -> tuple[Clock | None, str]:
+    """The daemon restarted with a clock that can be moved; or why it has none."""
+    library = clocks.library()
+    if library is None:
+        return None, clocks.MISSING
+    clock = Clock(world.home, library)
+    await subject.restart(clock.environment)
+    if not subject.has_loaded(library):
+        return None, "its clock cannot be moved: it does not take its time from the C library"
+    return clock, ""
 
 
 def _left_out(scenario: Scenario, lacks: Mapping[Feature, str]) -> Result:
@@ -237,22 +268,66 @@ def _support(result: Result, subject: Subject) -> None:
         result.verdict = "wrong"
 
 
-class Restarting:
-    """Scenarios that restart the daemon wait for each other: it is restarted once for all."""
+class Standstill:
+    """Scenarios wait here until all do: then the daemon is restarted, or its clock is moved.
 
-    def __init__(self, subject: Subject, count: int) -> None:
-        self._subject = subject
-        self._waiting = count
-        self._done = asyncio.Event()
+    Restarts come first, once for all who want one; then time passes, as far as the first one wants
+    it. So each sees its own time go by, and none is restarted in the middle of something.
+    """
+
+    def __init__(self, subject: Subject, clock: Clock | None, count: int) -> None:
+        """So many scenarios are on their way."""
+        self._subject, self._clock = subject, clock
+        self._moving = count
+        self._now = 0.0
+        self._restarts: list[asyncio.Future[None]] = []
+        self._waits: list[tuple[float, asyncio.Future[None]]] = []
+        self._task: asyncio.Task[None] | None = None
 
     async def restart(self) -> None:
-        """Return when the daemon has been restarted."""
-        self._waiting -= 1
-        if self._waiting:
-            await self._done.wait()
+        """Return when the daemon has been restarted. Raises SubjectError."""
+        self._restarts.append(asyncio.get_running_loop().create_future())
+        await self._wait(self._restarts[-1])
+
+    async def pass_by(self, seconds: float) -> None:
+        """Return when the daemon's clock has been moved on by so much. Raises SubjectError."""
+        self._waits.append((self._now + seconds, asyncio.get_running_loop().create_future()))
+        await self._wait(self._waits[-1][1])
+
+    def leave(self) -> None:
+        """One scenario less is on its way."""
+        self._moving -= 1
+        self._look()
+
+    async def _wait(self, until: asyncio.Future[None]) -> None:
+        self._moving -= 1
+        self._look()
+        await until
+
+    def _look(self) -> None:
+        if self._moving == 0 and (self._restarts or self._waits):
+            self._task = asyncio.ensure_future(self._go_on())
+
+    async def _go_on(self) -> None:
+        if self._restarts:
+            woken, self._restarts = self._restarts, []
+            try:
+                await self._subject.restart()
+            except SubjectError as error:
+                for future in woken:
+                    future.set_exception(error)
+                return
         else:
-            await self._subject.restart()
-            self._done.set()
+            assert self._clock
+            then = min(at for at, _ in self._waits)
+            self._clock.move(then - self._now)
+            self._now = then
+            woken = [future for at, future in self._waits if at <= then]
+            self._waits = [(at, future) for at, future in self._waits if at > then]
+        self._moving += len(woken)
+        for future in woken:
+            if not future.done():
+                future.set_result(None)
 
 
 class Player:
@@ -263,14 +338,14 @@ class Player:
         world: World,
         subject: Subject,
         scenario: Scenario,
-        restarting: Restarting,
+        still: Standstill,
         *,
         patience: float,
         watch: bool,
         senders: Callable[[Ask | None], Sending] | None = None,
     ) -> None:
         self._world, self._subject = world, subject
-        self._restarting = restarting
+        self._still = still
         self._patience, self._watch = patience, watch
         self._stage = Stage(world, scenario.domain)
         self.result = Result(scenario)
@@ -312,7 +387,7 @@ class Player:
         elif isinstance(step, LooksAgain):
             await self._look_again(step)
         elif isinstance(step, Restarts):
-            await self._restarting.restart()
+            await self._still.restart()
         elif isinstance(step, Passes):
             await self._pass(step)
         elif isinstance(step, Counts):
@@ -452,6 +527,8 @@ class Player:
         return None
 
     async def _pass(self, step: Passes) -> None:
+        if step.days:
+            return await self._still.pass_by(step.days * _DAY)
         loop = asyncio.get_running_loop()
         until = loop.time() + step.seconds
         while step.in_use and loop.time() + 0.5 < until:

@@ -200,9 +200,13 @@ class Restarts(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
 class Passes(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
              tag_field="does", tag="passes"):  # fmt: skip
-    """Time passes; the domain is asked for all the while where it is `in_use`."""
+    """Time passes: `seconds` of waiting, or `days` by which the daemon's clock is moved.
 
-    seconds: float
+    The domain is asked for all the while where it is `in_use`; not while a clock is moved.
+    """
+
+    seconds: float = 0.0
+    days: float = 0.0
     who: Literal["time"] = "time"
     in_use: bool = False
 
@@ -269,6 +273,11 @@ class Scenario(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def restarts(self) -> bool:
         """Whether the daemon has to be restarted for it."""
         return any(isinstance(step, Restarts) for step in self.steps)
+
+    @property
+    def ages(self) -> bool:
+        """Whether the daemon's clock has to be moved for it."""
+        return any(isinstance(step, Passes) and step.days for step in self.steps)
 
     @property
     def domain(self) -> str:

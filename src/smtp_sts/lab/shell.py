@@ -12,11 +12,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from smtp_sts.config import TcpAddress, UnixAddress
+from smtp_sts.lab import clock as clocks
+from smtp_sts.lab.clock import Clock
 from smtp_sts.lab.moves import Stage
-from smtp_sts.lab.play import PATIENCE, PROFILE, TTL, Player, Restarting, settings
+from smtp_sts.lab.play import PATIENCE, PROFILE, TTL, Player, Standstill, settings
 from smtp_sts.lab.scenarios import Scenario
 from smtp_sts.lab.story import tell_step
-from smtp_sts.lab.subject import Subject, ours
+from smtp_sts.lab.subject import Subject, SubjectError, ours
 from smtp_sts.lab.world import World
 from smtp_sts.policy import policy_host, policy_url, record_name
 
@@ -94,13 +96,18 @@ async def standing(scenarios: Sequence[Scenario]) -> AsyncIterator[Standing]:
             policy={**settings(scenarios), "listen": [str(unix), str(listen)]},
             network={"allow_private_addresses": private},
         )
-        subject = Subject(ours(config), unix, PROFILE, world.home / "daemon.log")
+        library = clocks.library() if any(scenario.ages for scenario in scenarios) else None
+        clock = Clock(world.home, library) if library else None
+        environment = clock.environment if clock else {}
+        subject = Subject(ours(config), unix, PROFILE, world.home / "daemon.log", environment)
         async with subject:
             made = Standing(world, subject, listen)
             for scenario in scenarios:
-                restarting = Restarting(subject, 1)
+                if scenario.ages and clock is None:
+                    raise SubjectError(clocks.MISSING)
+                still = Standstill(subject, clock, 1)
                 Stage(world, scenario.domain).delegate(scenario)
-                player = Player(world, subject, scenario, restarting, patience=PATIENCE, watch=True)
+                player = Player(world, subject, scenario, still, patience=PATIENCE, watch=True)
                 await player.begin()
                 made.players.append(player)
             try:

@@ -119,6 +119,8 @@ def tell_step(step: Step) -> str:
     if isinstance(step, Restarts):
         return "The daemon is killed and started again."
     if isinstance(step, Passes):
+        if step.days:
+            return f"{step.days:g} days pass: the daemon's clock is moved."
         use = ", while mail to the domain goes on" if step.in_use else ""
         return f"{step.seconds:g} seconds pass{use}."
     return _counts(step)

@@ -91,11 +91,25 @@ class Subject:
         """End it, and whatever it has started."""
         await self._stop(signal.SIGTERM)
 
-    async def restart(self) -> None:
-        """Kill it and start it again. Raises SubjectError."""
+    async def restart(self, environment: Mapping[str, str] | None = None) -> None:
+        """Kill it and start it again, with more in its environment. Raises SubjectError."""
         self._raise_if_ended()
+        self._environment.update(environment or {})
         await self._stop(signal.SIGKILL)
         await self._start()
+
+    def has_loaded(self, library: Path) -> bool:
+        """Whether a process of it has loaded a library."""
+        assert self._process
+        found = []
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                session = path.read_text().rpartition(")")[2].split()[3]
+                if int(session) == self._process.pid:
+                    found.append(library.name in (path.parent / "maps").read_text())
+            except OSError:  # it has just ended
+                continue
+        return any(found)
 
     async def ask(self, key: str) -> str:
         """The reply to one question. Raises ClientError, or SubjectError: the daemon has ended."""
