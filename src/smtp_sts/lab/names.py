@@ -52,6 +52,7 @@ class Names:
         self._known: Counter[str] = Counter()
         self._defects: dict[tuple[str, str], Defect] = {}
         self._signed: dict[str, bool] = {}
+        self._stale: set[str] = set()
         self._rendered: dict[bytes, tuple[tuple[str, str], bytes, bytes]] = {}
         self._udp: asyncio.DatagramTransport | None = None
         self._tcp: asyncio.Server | None = None
@@ -70,8 +71,10 @@ class Names:
         self._rendered.clear()
 
     def spoil(self, name: str, defect: Defect, rrtype: str = "*") -> None:
-        """Answer every (or one) type of a name with a defect."""
+        """Answer every (or one) type of a name with a defect; `stale` is the whole zone's."""
         self._defects[_key(name), rrtype] = defect
+        if defect == "stale":
+            self._stale.add(_key(name))
         self._rendered.clear()
 
     def mend(self, name: str, rrtype: str = "*") -> None:
@@ -150,10 +153,10 @@ class Names:
         question = message.question[0]
         name, rrtype = _key(question.name.to_text()), dns.rdatatype.to_text(question.rdtype)
         reply = dns.message.make_response(message, recursion_available=True)
-        defect = self._defects.get((name, "*")) or self._defects.get((name, rrtype))
+        defect = self._defect(name, rrtype)
         if defect == "timeout":
             return (name, rrtype), b"", b""
-        if defect == "servfail" or (defect in ("bogus", "stale") and self.is_signed(name)):
+        if defect in ("servfail", "bogus", "stale"):
             reply.set_rcode(dns.rcode.SERVFAIL)
         elif defect == "refused":
             reply.set_rcode(dns.rcode.REFUSED)
@@ -169,6 +172,17 @@ class Names:
         if defect in ("truncated", "cut") or len(whole) + 2 > limit:
             return (name, rrtype), cut.to_wire()[2:], b"" if defect == "cut" else whole
         return (name, rrtype), whole, whole
+
+    def _defect(self, name: str, rrtype: str) -> Defect | None:
+        defect = self._defects.get((name, "*")) or self._defects.get((name, rrtype))
+        if defect in ("bogus", "stale"):
+            # The zone above signs the DS record; and without signatures nothing is wrong with them.
+            return defect if rrtype != "DS" and self.is_signed(name) else None
+        if defect is None and self._stale and rrtype != "DS":
+            labels = name.split(".")
+            if any(".".join(labels[n:]) in self._stale for n in range(len(labels))):
+                return "stale"
+        return defect
 
     def is_signed(self, name: str) -> bool:
         """Whether a name lies in a signed zone."""

@@ -2,8 +2,8 @@
 
 Promises: scenarios play at the same time, at most `AT_ONCE`, each on a domain of its own; those
 that restart the daemon or move its clock do it together, after the others; daemon and files are
-gone afterwards, also when cancelled. Must not: judge by anything but what the daemon answers, who has read a message and
-how it came, and how often policy hosts were asked.
+gone afterwards, also when cancelled. Must not: judge by anything but what the daemon answers, who
+has read a message and how it came, and how often policy hosts were asked.
 """
 
 from __future__ import annotations
@@ -346,7 +346,8 @@ class Player:
     ) -> None:
         self._world, self._subject = world, subject
         self._still = still
-        self._patience, self._watch = patience, watch
+        # What is due after days is looked for every few seconds, so there it takes longer.
+        self._patience, self._watch = patience * (2 if scenario.ages else 1), watch
         self._stage = Stage(world, scenario.domain)
         self.result = Result(scenario)
         self._number = 0
