@@ -32,9 +32,9 @@ Tls = Literal["none", "unverified", "verified"]
 #: The levels that a daemon may answer in the lab.
 LEVELS: Final = ("secure", "may", "dane", "dane-only")
 _DANE: Final[dict[str, Literal["dane", "dane-only"]]] = {"dane": "dane", "dane-only": "dane-only"}
-_DNS_ATTEMPT: Final = 3.0  # seconds; there are two
+_DNS_ATTEMPT: Final = 10.0  # seconds; there are two
 _DER: Final = 2  # _ssl.ENCODING_DER
-_STEP: Final = 5.0  # one step of an SMTP session, seconds
+_STEP: Final = 20.0  # one SMTP session, seconds
 
 
 class ReplyError(Exception):
