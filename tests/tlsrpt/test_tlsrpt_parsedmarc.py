@@ -19,7 +19,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
+from smtp_sts.cli import main
 from smtp_sts.tlsrpt import (
     RESULTS,
     AppliedPolicy,
@@ -27,6 +29,7 @@ from smtp_sts.tlsrpt import (
     PolicyResult,
     Report,
     compose,
+    read_json,
     split,
 )
 
@@ -174,3 +177,41 @@ def _same(report: Report, read: dict[str, Any]) -> None:
         assert [(d["result_type"], d["failed_session_count"]) for d in details] == [
             (f.result_type, f.failed_session_count) for f in ours.failures
         ]
+
+
+def test_parsedmarc_reads_the_preview_of_an_old_log(parsedmarc: Path, tmp_path: Path) -> None:
+    """Log of Postfix -> counts -> preview -> mail -> parsedmarc, by the commands of a user."""
+    head = "2026-04-01T03:00:00Z alice postfix/smtp"
+    mx = "mx.bob.example[192.0.2.2]:25"
+    to = f"relay={mx}, delay=0.9, delays=0/0/0.5/0"
+    log = "".join(
+        f"{head}[{n}]: {'Trusted' if n < 2 else 'Verified'} TLS connection established to {mx}: "
+        f"TLSv1.3\n{head}[{n}]: 4X{n}: to=<x@bob.example>, {to}, "
+        + (
+            "dsn=4.7.5, status=deferred (Server certificate not verified)\n"
+            if n < 2
+            else "dsn=2.0.0, status=sent (250 ok)\n"
+        )
+        for n in range(5)
+    )
+    config = tmp_path / "c.toml"
+    config.write_text(
+        f'[store]\nurl = "sqlite:///{tmp_path}/s.db"\n'
+        '[tls_reports]\norganization = "Alice"\ncontact = "tls@alice.example"\n'
+    )
+    command = ["--config", str(config), "report"]
+    runner = CliRunner()
+    (tmp_path / "mail.log").write_text(log)
+    assert runner.invoke(main, [*command, "import-log", f"{tmp_path}/mail.log"]).exit_code == 0
+    shown = runner.invoke(
+        main, [*command, "preview", "bob.example", "--day", "2026-04-01", "--json"]
+    )
+    report = read_json(shown.output.encode()).report
+    assert report.render() == shown.output.rstrip("\n").encode()
+    now = datetime(2026, 4, 2, 3, tzinfo=UTC)
+    (answer,) = _read(parsedmarc, [compose(report, "bob.example", "r@bob.example", "1", now)])
+    assert answer["complaints"] == []
+    _same(report, answer["read"]["report"])
+    (policy,) = report.policies
+    assert (policy.successful, policy.failed) == (3, 2)
+    assert policy.failures[0].result_type == "certificate-host-mismatch"
