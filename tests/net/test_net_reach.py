@@ -181,6 +181,27 @@ def test_every_address_is_tried(run: Run) -> None:
     run(scene())
 
 
+def test_ipv6_is_asked_for_where_no_ipv4_address_serves(run: Run) -> None:
+    mapped = "::ffff:7f00:1"  # the way of IPv6 to a host that has IPv4 alone
+
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            world.names.put(HOST, "AAAA", mapped)
+            assert (await fetch(world)).address == "127.0.0.1"
+            for nobody in (["127.9.9.9"], []):
+                world.names.put(HOST, "A", *nobody)
+                assert (await fetch(world)).address == mapped, nobody
+            world.names.spoil(HOST, "servfail", "A")
+            assert (await fetch(world)).address == mapped
+            world.names.spoil(HOST, "servfail")
+            with pytest.raises(NetFailure) as caught:
+                await fetch(world)
+            assert caught.value.slug == "policy-host-dns-error"
+
+    run(scene())
+
+
 @pytest.mark.parametrize(
     ("defect", "slug"),
     [

@@ -155,11 +155,15 @@ async def first_of(addresses: Sequence[str], attempt: Callable[[str, float], Awa
         try:
             return await attempt(address, limit)
         except NetFailure as failure:
-            # What a host said tells more than that another address could not be reached.
-            if worst is None or worst.slug.startswith("tcp-"):
-                worst = failure
+            worst = more_telling(worst, failure)
     assert worst is not None
     raise worst
+
+
+def more_telling(before: NetFailure | None, failure: NetFailure) -> NetFailure:
+    """Which of two causes to name: what a host said tells more than that another address could not
+    be reached."""
+    return failure if before is None or before.slug.startswith("tcp-") else before
 
 
 async def connect(

@@ -19,7 +19,8 @@ import msgspec
 
 from smtp_sts import __version__
 from smtp_sts.net.dns import Dns
-from smtp_sts.net.exchange import Exchange, connect, first_of, usable
+from smtp_sts.net.dnswire import AAAA, A
+from smtp_sts.net.exchange import Exchange, connect, first_of, more_telling, usable
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.policy import MAX_SIZE, policy_host
 
@@ -95,16 +96,33 @@ async def fetch_text(
 async def _fetch(
     host: str, target: str, dns: Dns, context: ssl.SSLContext, port: int, allow_private: bool
 ) -> Fetched:
-    try:
-        addresses = await dns.addresses(host)
-    except NetFailure as failure:
-        raise NetFailure("policy-host-dns-error", f"{host}: {failure.sentence}") from failure
-    if not addresses:
-        raise NetFailure("policy-host-not-found", f"{host} has no address")
-    return await first_of(
-        usable(host, addresses, allow_private=allow_private),
-        lambda address, seconds: _get(host, target, address, port, context, seconds),
-    )
+    """From the first address that serves it. IPv6 ones are asked for only where no IPv4 one does:
+    a question costs the resolver and us more than the wait for it, where it is needed, costs."""
+    unknown: NetFailure | None = None
+    worst: NetFailure | None = None
+    for rrtype in (A, AAAA):
+        try:
+            answer = await dns.query(host, rrtype)
+        except NetFailure as failure:
+            unknown = unknown or failure
+            continue
+        addresses = [address for address in answer.records if isinstance(address, str)]
+        if not addresses:
+            if answer.nxdomain:  # of any type
+                break
+            continue
+        try:
+            return await first_of(
+                usable(host, addresses, allow_private=allow_private),
+                lambda address, seconds: _get(host, target, address, port, context, seconds),
+            )
+        except NetFailure as failure:
+            worst = more_telling(worst, failure)
+    if worst is not None:
+        raise worst
+    if unknown is not None:
+        raise NetFailure("policy-host-dns-error", f"{host}: {unknown.sentence}") from unknown
+    raise NetFailure("policy-host-not-found", f"{host} has no address")
 
 
 class _Policy(Exchange):
