@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -80,4 +81,24 @@ def test_a_store_on_a_full_disk_says_so(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="free space"):
         store.put([stored(f"d{n}.example") for n in range(5000)])
     assert store.count() == 0
+    store.close()
+
+
+def test_a_write_waits_for_that_of_another_worker_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 's.db'}")
+    other = sqlite3.connect(tmp_path / "s.db", check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.1, other.rollback)
+    timer.start()
+    store.put([stored("a.example")])
+    timer.join()
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr("smtp_sts.store.BUSY_SECONDS", 0.05)
+    with pytest.raises(StoreError, match="locked"):
+        store.put([stored("b.example")])
+    other.close()
+    store.put([stored("c.example")])
+    assert sorted(store.get(["a.example", "b.example", "c.example"])) == ["a.example", "c.example"]
     store.close()

@@ -76,6 +76,9 @@ _SCHEMA: Final = (
     "CREATE TABLE smtp_sts_schema (version integer NOT NULL)",
     f"INSERT INTO smtp_sts_schema VALUES ({SCHEMA_VERSION})",
 )
+_GET: Final = text(
+    f"SELECT {', '.join(Stored.__struct_fields__)} FROM policies WHERE domain = ANY(:domains)"
+)
 _PUT: Final = text(f"""
     INSERT INTO policies
     VALUES (:domain, :policy_id, :body, :fetched_at, :expires_at, :refresh_at, :used_at, {NOW})
@@ -240,8 +243,9 @@ class PostgresqlStore(Store):
 
     def get(self, domains: Iterable[str]) -> dict[str, Stored]:
         """The stored policies of these domains, expired ones among them. Raises StoreError."""
-        found = super().get(domains)
-        return {domain: _moved(stored, -self._ahead) for domain, stored in found.items()}
+        with self._begin() as connection:
+            rows = connection.execute(_GET, {"domains": list(domains)})
+            return {row.domain: _moved(Stored(*row), -self._ahead) for row in rows}
 
     def put(self, policies: Sequence[Stored]) -> None:
         """Keep these policies, each in place of an earlier fetch. Raises StoreError."""
