@@ -6,11 +6,15 @@ Promises: `block()` gives exactly one fenced block of a page, or says what it lo
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 from typing import Final
 
-#: In an installed package the pages lie beside this module; in a checkout in docs/.
-_PLACES: Final = (Path(__file__).parent, Path(__file__).parents[4] / "docs")
+#: In a checkout the pages lie in docs/; an installed package has those that are needed here.
+_PLACES: Final = (
+    Path(__file__).parents[4] / "docs",
+    Path(sys.prefix) / "share/smtp-sts/docs",
+)
 
 
 def block(page: str, beginning: str) -> str:
