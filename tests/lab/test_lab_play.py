@@ -184,7 +184,7 @@ def test_a_daemon_that_dies_midway_is_named() -> None:
         played("9:NOTFOUND ,", "unchanged-id", "used-expires-not", more=later)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("command", [["play"], ["score"]])
 def test_a_lab_that_is_stopped_leaves_nothing_behind(
     number: signal.Signals, command: list[str]

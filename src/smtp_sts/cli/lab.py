@@ -323,7 +323,8 @@ def _run(work: Callable[[], Awaitable[Any]], stop_with_input: bool = False) -> A
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # the terminal may be closed
+            loop.add_signal_handler(number, task.cancel)
         if stop_with_input:
             loop.add_reader(sys.stdin, task.cancel)
         try:
