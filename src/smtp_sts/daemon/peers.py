@@ -42,11 +42,13 @@ _log = logging.getLogger(__name__)
 
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
-    """`forget` and `learn` want no reply; `domains` are those of `upkeep`, `before` is of `purge`,
-    `stored` of `learn`."""
+    """`forget`, `learn` and `failed` want no reply; `domains` are those of `upkeep`, `before` is of
+    `purge`, `stored` of `learn`."""
 
     number: int
-    what: Literal["decide", "refresh", "forget", "learn", "renew", "purge", "upkeep", "counts"]
+    what: Literal[
+        "decide", "refresh", "forget", "learn", "failed", "renew", "purge", "upkeep", "counts"
+    ]
     domain: str = ""
     domains: tuple[str, ...] = ()
     force: bool = False
@@ -132,6 +134,14 @@ class Owners:
         """Ask no more."""
         for link in list(self._links.values()):
             link.transport.abort()
+
+    async def failed(self, domain: str) -> None:
+        """Tell the owner that mail to a policy domain met with a failure."""
+        try:
+            link = await self._link(self.owner(domain))
+            link.send(Call(next(self._numbers), "failed", domain))
+        except OSError as error:
+            _log.debug("the owner of %s cannot be reached: %s", domain, error)
 
     async def _call(
         self,
@@ -377,6 +387,8 @@ class Peers(Owners):
         elif call.what == "learn":
             if call.stored is not None:
                 self._resolver.learn(call.stored)
+        elif call.what == "failed":
+            self._resolver.failed(call.domain)
         elif call.what == "refresh":
             await self._resolver.refresh(call.domain)
             link.send(Reply(call.number))

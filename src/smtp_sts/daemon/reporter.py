@@ -42,6 +42,7 @@ from smtp_sts.resolver.decision import Decision
 from smtp_sts.store import StoreError
 from smtp_sts.store.tallies import Tallies, Tally, daemon_source, open_tallies
 from smtp_sts.tlsrpt import RecordError, find_record, record_name
+from smtp_sts.tlsrpt.draft00_conversion import is_draft_policy
 
 #: How often what was counted is written, and a log is looked at (seconds).
 POLL_SECONDS: Final = 1.0
@@ -147,6 +148,11 @@ class Known:
         self._counts["tls-unmatched"] += 1
         return None
 
+    async def failed(self, domain: str) -> None:
+        """Tell the workers that mail under a policy of the first draft met with a failure: they
+        look for another policy before it is final (draft-margolis-smtp-sts-00 section 3.5)."""
+        await self._owners.failed(domain)
+
     async def record(self, domain: str) -> str | None:
         """The domain's `_smtp._tls` record; "" where the DNS does not say, None where none is."""
         known = self._records.get(domain)
@@ -176,9 +182,11 @@ class Datagrams:
     """Takes from the collector what it has counted, and has it written."""
 
     def __init__(
-        self, address: bytes, config: Config, writer: Writer, counts: Counter[str]
+        self, address: bytes, config: Config, known: Known, writer: Writer, counts: Counter[str]
     ) -> None:
         self._address = address
+        self._known = known
+        self._drafts = "draft00" in config.policy.dialects
         self._writer = writer
         self._counts = counts
         self._reader = f"datagrams:{socket.gethostname().lower()}"
@@ -226,6 +234,8 @@ class Datagrams:
                     giver, written, after = portion.giver, 0, 0
                 self._learn(portion)
                 if portion.batch:
+                    for failed in self._failed(portion.batch):
+                        await self._known.failed(failed)
                     batch += portion.batch
                     after = portion.number
                 if batch and (len(batch) >= BATCH or not portion.more):
@@ -238,6 +248,12 @@ class Datagrams:
                         await asyncio.wait_for(ended.wait(), POLL_SECONDS)
         finally:
             writer.transport.abort()
+
+    def _failed(self, batch: Sequence[Tally]) -> set[str]:
+        """The domains whose policies of the first draft met with failures."""
+        if not self._drafts:
+            return set()
+        return {t.domain for t in batch if t.result.failed and is_draft_policy(t.result.policy)}
 
     def _learn(self, portion: Portion) -> None:
         if portion.giver != self._giver:
@@ -366,6 +382,8 @@ class Logs:
             return None
         self._counts["tls-outcomes-log"] += 1
         found = judged(outcome, decision)
+        if decision is not None and decision.draft is not None and found.failed:
+            await self._known.failed(outcome.domain)
         return found if not record else _with_record(found, record)
 
     def _count(self) -> None:
@@ -421,7 +439,7 @@ async def run(
     takers: list[asyncio.Task[None]] = []
     datagrams: Datagrams | None = None
     if collector:
-        datagrams = Datagrams(collector, config, writer, counts)
+        datagrams = Datagrams(collector, config, known, writer, counts)
         takers.append(asyncio.create_task(datagrams.run(ended)))
     if sources := log_sources(config):
         logs = Logs(config, sources, known, writer, counts)

@@ -293,6 +293,10 @@ class Resolver:
                 body = state.policy.render().decode()
                 self._keeper.keep_again([msgspec.structs.replace(live, body=body)])
 
+    def failed(self, domain: str) -> None:
+        """Mail to a domain met with a failure: nothing follows from that in RFC 8461, whose record
+        is asked for again often enough (section 5.1)."""
+
     @property
     def states(self) -> int:
         """Domains that this process knows something of."""

@@ -105,6 +105,10 @@ class DialectResolver(Resolver):
         else:
             super().learn(stored)
 
+    def failed(self, domain: str) -> None:
+        """Mail to a domain met with a failure: see `DraftCache.failed`."""
+        self.draft.failed(domain)
+
     def upkeep(self, domain: str) -> Upkeep | None:
         """As `Resolver.upkeep`, by the key of either dialect."""
         if domain.startswith(PREFIX):
