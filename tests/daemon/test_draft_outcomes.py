@@ -91,6 +91,7 @@ def test_a_failure_in_a_datagram_brings_about_a_look_for_another_policy() -> Non
                     "mx-host": [f"mx.{DOMAIN}"], "t": 0, "f": 1,
                     "failure-details": [{"c": 201, "n": f"mx.{DOMAIN}", "r": "192.0.2.2"}],
                 }  # fmt: skip
+                await soon(path.exists)
                 record = f"v=TLSRPTv1; rua=mailto:r@{DOMAIN}"
                 send(path, json.dumps({"d": DOMAIN, "pr": record, "policies": [policy]}).encode())
                 await becomes(address, "NOTFOUND ")
