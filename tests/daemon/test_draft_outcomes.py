@@ -13,7 +13,7 @@ from pathlib import Path
 
 from smtp_sts.config import UnixAddress
 from smtp_sts.lab.world import World
-from smtp_sts.mta.client import ask
+from smtp_sts.mta.client import ask, explain
 from smtp_sts.policy import Policy
 from smtp_sts.reporting.matching import applied
 from smtp_sts.resolver.decision import Decision, Draft
@@ -30,17 +30,20 @@ SECURE = f"OK secure match=mx.{DOMAIN} servername=hostname"
 
 
 async def met(world: World) -> UnixAddress:
-    """Wait until the daemon enforces bob's policy."""
+    """Wait until the daemon has proven bob's policy and enforces it."""
     address = UnixAddress(str(world.socket_path))
-    end = asyncio.get_running_loop().time() + 15
-    while await ask(address, "postfix", DOMAIN) != SECURE:
+    end = asyncio.get_running_loop().time() + 30
+    while not (found := (await explain(address, DOMAIN))["policy"]) or not (
+        found["authenticated"] and found["applied"]
+    ):
         assert asyncio.get_running_loop().time() < end
         await asyncio.sleep(0.05)
+    assert await ask(address, "postfix", DOMAIN) == SECURE
     return address
 
 
 async def becomes(address: UnixAddress, reply: str) -> None:
-    end = asyncio.get_running_loop().time() + 15
+    end = asyncio.get_running_loop().time() + 30
     while await ask(address, "postfix", DOMAIN) != reply:
         assert asyncio.get_running_loop().time() < end
         await asyncio.sleep(0.1)

@@ -271,9 +271,10 @@ class DraftCache:
         state = self._states.get(domain)
         if state is None or state.held is None:
             return
-        now = self._clock()
-        state.next_check = min(state.next_check, max(now, state.failed[0] + FAILURE_SECONDS))
-        state.next_look = min(state.next_look, state.next_check)
+        soon = max(self._clock(), state.failed[0] + FAILURE_SECONDS)
+        state.next_check = min(state.next_check, soon)
+        state.next_look = min(state.next_look, soon)
+        state.retry_at = min(state.retry_at, soon)
         self._on_change(domain)
 
     def upkeep(self, domain: str) -> Upkeep | None:
