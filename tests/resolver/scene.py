@@ -32,6 +32,10 @@ class Clock:
 class Scene:
     """A world, and a resolver in it that can be restarted."""
 
+    #: what is waited for at most, seconds
+    dns_timeout = 0.5
+    fetch_timeout = 1.0
+
     def __init__(
         self, world: World, store: Path, settings: PolicySection, dialects: tuple[str, ...] = ()
     ) -> None:
@@ -47,11 +51,11 @@ class Scene:
 
     def start(self) -> None:
         reach = Reach(
-            Dns([self.world.names.address], timeout=0.5, trust_ad=self.trust_ad),
+            Dns([self.world.names.address], timeout=self.dns_timeout, trust_ad=self.trust_ad),
             tls_context(str(self.world.ca_file)),
             self.world.https_port,
             allow_private=True,
-            fetch_timeout=1.0,
+            fetch_timeout=self.fetch_timeout,
         )
         self.keeper = Keeper(f"sqlite:///{self._store}", self.counts)
         common = (self._settings, reach, self.keeper, self.counts)
