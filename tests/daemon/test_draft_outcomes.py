@@ -7,13 +7,14 @@ the daemon look for another policy before it is final (section 3.5 step 4).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from pathlib import Path
 
 from smtp_sts.config import UnixAddress
 from smtp_sts.lab.world import World
-from smtp_sts.mta.client import ask, explain
+from smtp_sts.mta.client import ClientError, ask, explain
 from smtp_sts.policy import Policy
 from smtp_sts.reporting.matching import applied
 from smtp_sts.resolver.decision import Decision, Draft
@@ -33,11 +34,12 @@ async def met(world: World) -> UnixAddress:
     """Wait until the daemon has proven bob's policy and enforces it."""
     address = UnixAddress(str(world.socket_path))
     end = asyncio.get_running_loop().time() + 30
-    while not (found := (await explain(address, DOMAIN))["policy"]) or not (
-        found["authenticated"] and found["applied"]
-    ):
+    found = None
+    while not found or not (found["authenticated"] and found["applied"]):
         assert asyncio.get_running_loop().time() < end
         await asyncio.sleep(0.05)
+        with contextlib.suppress(ClientError):  # it is still on its way
+            found = (await explain(address, DOMAIN))["policy"]
     assert await ask(address, "postfix", DOMAIN) == SECURE
     return address
 
