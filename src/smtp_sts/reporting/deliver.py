@@ -73,7 +73,7 @@ KEEP_SECONDS: Final = 86400.0
 KEEP_STATES_DAYS: Final = 14
 KEEP_COUNTS_DAYS: Final = 35
 #: What is under way when the end comes may go on for so long.
-GRACE_SECONDS: Final = 3.0
+GRACE_SECONDS: Final = 2.0
 #: Between attempts to write down what was answered, at most (seconds).
 RECORD_SECONDS: Final = 30.0
 #: The host that stands for our own MTA.
