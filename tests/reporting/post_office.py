@@ -124,7 +124,7 @@ class PostOffice:
     def courier(self) -> Courier:
         return Courier(self.config(), clock=self.clock.clock)
 
-    async def while_delivering(self, until: Any, *, seconds: float = 20.0) -> Courier:
+    async def while_delivering(self, until: Any, *, seconds: float = 90.0) -> Courier:
         """Let the loop run until something holds."""
         courier = self.courier()
         task = asyncio.create_task(courier.run(0.05))
@@ -165,7 +165,7 @@ class PostOffice:
         return bool(found) and all(r.settled_at is not None for r in found)
 
 
-async def until(holds: Callable[[], bool], *, seconds: float = 20.0) -> None:
+async def until(holds: Callable[[], bool], *, seconds: float = 90.0) -> None:
     """Wait until something holds."""
     end = time.monotonic() + seconds
     while not holds():

@@ -20,7 +20,7 @@ def test_a_fleet_sends_each_report_once(server: Cluster, database: str, tmp_path
                 office.ask(domain, f"mailto:r@{domain}")
             fleet = [office.courier() for _ in range(3)]
             tasks = [asyncio.create_task(one.run(0.05)) for one in fleet]
-            await until(lambda: len(office.reports()) == 40 and office.settled(), seconds=40)
+            await until(lambda: len(office.reports()) == 40 and office.settled())
             for task in tasks:
                 task.cancel()
             for task in tasks:
@@ -50,7 +50,7 @@ def test_a_database_that_goes_away_for_a_while_loses_and_doubles_nothing(
             await until(lambda: len(office.mta.mails) >= 3)
             with server.frozen():
                 await asyncio.sleep(4)  # longer than is waited for an answer
-            await until(lambda: len(office.reports()) == 20 and office.settled(), seconds=60)
+            await until(lambda: len(office.reports()) == 20 and office.settled())
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
