@@ -40,7 +40,7 @@ async def _run_and_kill(
     )
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    while (left := end - loop.time()) > 0 and not settled():
+    while (left := end - loop.time()) > 0 and not settled():  # noqa: ASYNC110 - of another process
         await asyncio.sleep(min(left, 0.5))
     assert process.returncode is None
     os.kill(process.pid, signal.SIGKILL)
