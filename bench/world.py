@@ -27,6 +27,8 @@ RESPONSE = (
     b"Connection: close\r\n\r\n%b" % (len(POLICY), POLICY)
 )
 RECORD = b"v=STSv1; id=1;"
+#: Of the first draft, for names under draft.bench.example, which have no policy of RFC 8461.
+DRAFT = b"v=STS1; to=false; mx=mx.bench.example; e=86400"
 TTL = (3600).to_bytes(4, "big")
 NAMES_PER_CERTIFICATE = 50
 
@@ -41,8 +43,10 @@ def answer(query: bytes) -> bytes:
     rrtype = int.from_bytes(query[at + 1 : at + 3], "big")
     question = query[12 : at + 5]
     data = b""
-    if labels[0] == b"_mta-sts" and rrtype == 16:
+    if labels[0] == b"_mta-sts" and b"draft" not in labels and rrtype == 16:
         data = bytes([len(RECORD)]) + RECORD
+    elif labels[0] == b"_smtp_sts" and b"draft" in labels and rrtype == 16:
+        data = bytes([len(DRAFT)]) + DRAFT
     elif labels[0] == b"mta-sts" and rrtype == 1:
         data = b"\x7f\0\0\x03" if b"silent" in labels else b"\x7f\0\0\x02"
     head = query[:2] + b"\x85\x80\0\x01" + (b"\0\x01" if data else b"\0\0") + b"\0\0\0\0"
