@@ -1,7 +1,7 @@
 """What the first draft costs: `[policy] dialects` with RFC 8461 alone, and with both, in one run.
 
 Promises: rounds alternate between the two daemons, medians are printed, everything started is
-ended. Needs what `run.py` needs: namespaces of its own, and `cc`.
+ended. Needs what `run.py` needs: run.namespaces of its own, and `cc`.
 Usage: dialects.py [--seconds N]
 """
 
@@ -18,44 +18,43 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from run import COLD, SMTP_STS, await_reply, install, load, namespaces, our_config, running
-from run import write_keys as keys_in
+import run  # type: ignore[import-not-found]  # beside this file
 
 ROUNDS = 3
 HERE = Path(__file__).resolve().parent
 
 
 def names(first: int, below: str) -> Iterator[str]:
-    return (f"d{n}.{below}" for n in range(first, first + COLD))
+    return (f"d{n}.{below}" for n in range(first, first + run.COLD))
 
 
 def measure(folder: Path, seconds: float) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     rates: dict[str, list[float]] = {}
-    size = str(COLD * (ROUNDS + 1))
+    size = str(run.COLD * (ROUNDS + 1))
     world = [sys.executable, str(HERE / "world.py"), "5353", "8443", size, str(folder)]
-    with running(world, folder / "world.log"):
+    with run.running(world, folder / "world.log"):
         while "ready" not in (folder / "world.log").read_text():
             time.sleep(0.05)
         for turn in range(ROUNDS):
             for kind in ("rfc8461 alone", "both"):
-                file = Path(our_config(folder, f"{kind[:4]}{turn}", 5353, 8443))
+                file = Path(run.our_config(folder, f"{kind[:4]}{turn}", 5353, 8443))
                 if kind == "both":
                     text = file.read_text().replace(
                         "workers = 2", 'workers = 2\ndialects = ["rfc8461", "draft00"]'
                     )
                     file.write_text(text)
                 with contextlib.ExitStack() as stack:
-                    command = [str(SMTP_STS), "--config", str(file), "serve"]
-                    stack.enter_context(running(command, folder / "daemon.log"))
-                    await_reply(8461, "d0.bench.example")
+                    command = [str(run.SMTP_STS), "--config", str(file), "serve"]
+                    stack.enter_context(run.running(command, folder / "daemon.log"))
+                    run.await_reply(8461, "d0.bench.example")
                     for below in ("bench.example", "draft.bench.example"):
                         if kind != "both" and below.startswith("draft"):
                             continue
-                        keys = keys_in(folder / "keys", names(1, below))
-                        cold = load(8461, keys, 50, 1, 0)["rate"]
+                        keys = run.write_keys(folder / "keys", names(1, below))
+                        cold = run.load(8461, keys, 50, 1, 0)["rate"]
                         rates.setdefault(f"{kind}, {below}, cold", []).append(cold)
-                        warm = load(8461, keys, 32, 1, seconds)["rate"]
+                        warm = run.load(8461, keys, 32, 1, seconds)["rate"]
                         rates.setdefault(f"{kind}, {below}, cached", []).append(warm)
     for what, found in rates.items():
         print(f"{what:45}{statistics.median(found):10.0f}/s   {min(found):.0f} to {max(found):.0f}")
@@ -67,10 +66,10 @@ def main() -> None:
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if not options.inside:
-        install()
-        around = namespaces()
+        run.install()
+        around = run.namespaces()
         if around is None:
-            sys.exit("no namespaces here: root is needed")
+            sys.exit("no run.namespaces here: root is needed")
         os.execvp(around[0], [*around, sys.executable, __file__, *sys.argv[1:], "--inside"])
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), options.seconds)
