@@ -24,6 +24,7 @@ from typing import Any, Final, TypeVar
 
 from smtp_sts.config import Config, LogSource, log_sources
 from smtp_sts.daemon.board import Board
+from smtp_sts.daemon.looking import Looking
 from smtp_sts.daemon.peers import Owners
 from smtp_sts.mta.lookup import reach_of
 from smtp_sts.mta.tally import Tally as Counts
@@ -37,9 +38,11 @@ from smtp_sts.reporting.handover import LENGTH, Ask, Portion, framed, portions
 from smtp_sts.reporting.lines import Clock
 from smtp_sts.reporting.matching import judged
 from smtp_sts.reporting.outcome import Outcome
+from smtp_sts.reporting.own_knowledge import as_known, may_be_known
 from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.store import StoreError
+from smtp_sts.store.checks import Check
 from smtp_sts.store.tallies import Tallies, Tally, daemon_source, open_tallies
 from smtp_sts.tlsrpt import RecordError, find_record, record_name
 from smtp_sts.tlsrpt.draft00_conversion import is_draft_policy
@@ -58,6 +61,7 @@ REMEMBERED: Final = 50_000
 #: A worker is waited for no longer, and asked again so often for an outcome (seconds).
 ASK_SECONDS: Final = 6.0
 ASKED_AGAIN: Final = 3
+ASKED_AT_ONCE: Final = 64
 #: Malformed datagrams kept in a day's file, at most.
 KEPT_A_DAY: Final = 1000
 #: At the end, from SIGTERM on (seconds).
@@ -85,6 +89,10 @@ class Writer:
     async def add(self, batch: Sequence[Tally], marks: Mapping[str, str]) -> None:
         """Write; waits for a store that refuses."""
         await self._until_done(lambda tallies: tallies.add(batch, self._source, marks))
+
+    async def keep(self, day: int, domain: str, checks: Sequence[Check]) -> None:
+        """Write our own looks; waits for a store that refuses."""
+        await self._until_done(lambda tallies: tallies.checks.add(day, domain, checks))
 
     async def _until_done(self, work: Callable[[Tallies], _T]) -> _T:
         while True:
@@ -153,6 +161,24 @@ class Known:
         look for another policy before it is final (draft-margolis-smtp-sts-00 section 3.5)."""
         await self._owners.failed(domain)
 
+    async def known(self, batch: Sequence[Tally]) -> list[Tally]:
+        """The batch, with what the daemon knows of sessions without a policy.
+
+        Best effort: counts do not wait long for workers that do not answer.
+        """
+        wanted = {tally.domain for tally in batch if may_be_known(tally)}
+        found: dict[str, Decision | None] = {}
+        places = asyncio.Semaphore(ASKED_AT_ONCE)
+
+        async def ask(domain: str) -> None:
+            async with places:
+                found[domain] = await self.decision(domain)
+
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ASK_SECONDS):
+                await asyncio.gather(*map(ask, wanted))
+        return [as_known(tally, found.get(tally.domain)) for tally in batch]
+
     async def record(self, domain: str) -> str | None:
         """The domain's `_smtp._tls` record; "" where the DNS does not say, None where none is."""
         known = self._records.get(domain)
@@ -182,10 +208,12 @@ class Datagrams:
     """Takes from the collector what it has counted, and has it written."""
 
     def __init__(
-        self, address: bytes, config: Config, known: Known, writer: Writer, counts: Counter[str]
-    ) -> None:
+        self, address: bytes, config: Config, known: Known, looking: Looking, writer: Writer,
+        counts: Counter[str],
+    ) -> None:  # fmt: skip
         self._address = address
         self._known = known
+        self._looking = looking
         self._drafts = "draft00" in config.policy.dialects
         self._writer = writer
         self._counts = counts
@@ -239,7 +267,9 @@ class Datagrams:
                     batch += portion.batch
                     after = portion.number
                 if batch and (len(batch) >= BATCH or not portion.more):
+                    batch = await self._known.known(batch)
                     await self._writer.add(batch, {self._reader: f"{giver}:{after}"})
+                    self._looking.take(batch)
                     batch, written = [], after
                 elif not portion.more and ended.is_set():
                     await asyncio.sleep(0.02)  # the collector goes when it has no more
@@ -281,10 +311,11 @@ class Logs:
     """Follows the logs, matches what they tell, and has it written."""
 
     def __init__(
-        self, config: Config, sources: Sequence[LogSource], known: Known, writer: Writer,
-        counts: Counter[str],
+        self, config: Config, sources: Sequence[LogSource], known: Known, looking: Looking,
+        writer: Writer, counts: Counter[str],
     ) -> None:  # fmt: skip
         self._known = known
+        self._looking = looking
         self._writer = writer
         self._counts = counts
         self._sources = sources
@@ -358,10 +389,12 @@ class Logs:
         batch: list[Tally] = []
         while more := self._aggregate.drain():
             batch += more
+        batch = await self._known.known(batch)
         marks = {n: r.position for n, r in self._readers.items() if r.position}
         if batch or marks != self._marked:
             await self._writer.add(batch, marks)
             self._marked = marks
+            self._looking.take(batch)
         self._count()
 
     _marked: Mapping[str, str] = {}
@@ -433,16 +466,18 @@ async def run(
     counts: Counter[str] = Counter()
     delivered: Counter[str] = Counter()
     owners = Owners(workers)
-    dns = reach_of(config).dns
+    reach = reach_of(config)
+    dns = reach.dns
     writer = Writer(config.store.url, counts)
     known = Known(owners, dns, counts)
+    looking = Looking(config, reach, known.decision, known.record, writer, counts)
     takers: list[asyncio.Task[None]] = []
     datagrams: Datagrams | None = None
     if collector:
-        datagrams = Datagrams(collector, config, known, writer, counts)
+        datagrams = Datagrams(collector, config, known, looking, writer, counts)
         takers.append(asyncio.create_task(datagrams.run(ended)))
     if sources := log_sources(config):
-        logs = Logs(config, sources, known, writer, counts)
+        logs = Logs(config, sources, known, looking, writer, counts)
         takers.append(asyncio.create_task(logs.run(ended)))
 
     def total() -> dict[str, int]:
@@ -452,7 +487,8 @@ async def run(
         return dict(all_counts)
 
     beside = [asyncio.create_task(_publish(board, slot, total)),
-              asyncio.create_task(_tell(config.log.counts_interval, asked, total))]  # fmt: skip
+              asyncio.create_task(_tell(config.log.counts_interval, asked, total)),
+              asyncio.create_task(looking.run())]  # fmt: skip
     beside.append(asyncio.create_task(keep_delivering(config, counts=delivered)))
     watched = asyncio.create_task(ended.wait())
     await asyncio.wait([watched, *takers, *beside], return_when=asyncio.FIRST_COMPLETED)

@@ -1,0 +1,114 @@
+"""The reporter's own looks at MX hosts: which there are by the configuration, and with what.
+
+Promises: as `reporting.looks`; nothing here keeps counts or deliveries waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Final, Protocol
+
+from smtp_sts.config import Config
+from smtp_sts.policy.pattern import is_host_name
+from smtp_sts.reporting.looks import NameLooks, TestingLooks
+from smtp_sts.reporting.mx_check import MxChecker
+from smtp_sts.resolver.decision import Decision
+from smtp_sts.resolver.discovery import Reach
+from smtp_sts.store import Stored, StoreError, open_to_read
+from smtp_sts.store.checks import Check
+from smtp_sts.store.tallies import Tally
+
+#: Policies that are read at a time.
+_PAGE: Final = 1000
+
+
+class Keeper(Protocol):
+    """Who has it written."""
+
+    async def add(self, batch: Sequence[Tally], marks: dict[str, str]) -> None:
+        """What is to be counted."""
+
+    async def keep(self, day: int, domain: str, checks: Sequence[Check]) -> None:
+        """What was seen."""
+
+
+class Looking:
+    """Our own looks, as far as the configuration asks for them."""
+
+    def __init__(
+        self,
+        config: Config,
+        reach: Reach,
+        decision: Callable[[str], Awaitable[Decision | None]],
+        record: Callable[[str], Awaitable[str | None]],
+        keeper: Keeper,
+        counts: Counter[str],
+    ) -> None:
+        self._url = config.store.url
+        self._counts = counts
+        section, network = config.tls_reports, config.network
+
+        async def add(batch: Sequence[Tally]) -> None:
+            await keeper.add(batch, {})
+
+        checker = MxChecker(
+            reach.dns,
+            reach.context,
+            own_name=_own_name(section.contact),
+            port=network.smtp_port,
+            allow_private=network.allow_private_addresses,
+        )
+        self._testing = (
+            TestingLooks(checker, keeper.keep, counts) if section.check_testing else None
+        )
+        # A log tells of hosts outside the policy itself: Postfix before 3.10 connects to them.
+        self._names = (
+            NameLooks(checker, self._in_use, decision, record, add, counts)
+            if section.socket
+            else None
+        )
+
+    def take(self, batch: Iterable[Tally]) -> None:
+        """Note whom to look at, of what was counted."""
+        if self._testing is not None:
+            self._testing.take(batch)
+
+    async def run(self) -> None:
+        """For as long as we live."""
+        await asyncio.gather(*(looks.run() for looks in (self._testing, self._names) if looks))
+        await asyncio.Event().wait()  # nothing to look at: the end would be taken for trouble
+
+    async def _in_use(self, since: float) -> AsyncIterator[str]:
+        """The domains whose policy was noted as in use since, read piece by piece."""
+        after = ""
+        while True:
+            try:
+                page = await asyncio.to_thread(_page, self._url, after)
+            except StoreError:
+                self._counts["tls-store-errors"] += 1
+                return
+            for stored in page:
+                if stored.used_at > since:
+                    yield stored.domain
+            if len(page) < _PAGE:
+                return
+            after = page[-1].domain
+
+
+def _page(url: str, after: str) -> list[Stored]:
+    store = open_to_read(url)
+    try:
+        return store.page(after, _PAGE)
+    finally:
+        store.close()
+
+
+def _own_name(contact: str) -> str:
+    """What we call ourselves in EHLO: our host, or where that has no full name, who reports."""
+    name = socket.gethostname().lower()
+    if not is_host_name(name):
+        name = contact.rpartition("@")[2].lower()
+    return name if is_host_name(name) else "localhost"

@@ -1,0 +1,228 @@
+"""Our own looks: at the hosts that mail goes to, and never a burden to whoever is named as one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any
+
+import pytest
+import uvloop
+
+from smtp_sts.lab.world import World
+from smtp_sts.net.dns import Dns
+from smtp_sts.net.https import tls_context
+from smtp_sts.net.smtp import MxLook
+from smtp_sts.policy import Policy
+from smtp_sts.reporting import mx_check
+from smtp_sts.reporting.looks import NameLooks, TestingLooks, seen
+from smtp_sts.reporting.mx_check import MxChecker
+from smtp_sts.resolver.decision import Decision
+from smtp_sts.store.checks import Check
+from smtp_sts.store.tallies import Tally
+from smtp_sts.tlsrpt import AppliedPolicy, PolicyResult
+
+Run = Callable[[Coroutine[Any, Any, Any]], Any]
+TESTING = AppliedPolicy("sts", "bob.example", ("mode: testing",), ("*.bob.example",))
+
+
+@pytest.fixture(params=[asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    runner: Run = request.param
+    return runner
+
+
+def _checker(world: World, **more: Any) -> MxChecker:
+    return MxChecker(
+        Dns([world.names.address]), tls_context(str(world.ca_file)),
+        **{"own_name": "alice.example", "port": world.smtp_port, "allow_private": True,
+           "pause": 0.0, **more},
+    )  # fmt: skip
+
+
+def test_the_hosts_of_the_best_preference_that_answer_are_looked_at(run: Run) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.receive("bob.example", "mx1.bob.example", "mx2.bob.example")
+            world.receivers["mx2.bob.example"].certificate = "expired"
+            checker = _checker(world)
+            check = await checker.check("bob.example")
+            assert [(c.host, c.result_type, c.helo) for c in seen(check)] == [
+                ("mx1.bob.example", "", "mx1.bob.example")
+            ]
+            assert checker.connections == 1
+            # it is not bothered again for a while
+            assert await checker.check("bob.example") == check
+            assert checker.connections == 1
+            # when it does not answer mail goes to the next
+            world.receivers["mx1.bob.example"].refuses = True
+            check = await _checker(world).check("bob.example")
+            assert [(c.host, c.result_type) for c in seen(check)] == [
+                ("mx2.bob.example", "certificate-expired")
+            ]
+            world.receivers["mx2.bob.example"].refuses = True
+            check = await _checker(world).check("bob.example")
+            assert (check.seen, "mx2" in check.text or "closes" in check.text) == ((), True)
+
+    run(scene())
+
+
+def test_domains_without_mx_hosts_and_hosts_without_addresses(run: Run) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.receiver("own.example")  # RFC 5321 section 5.1: its own MX host
+            world.names.put("null.example", "MX", "0 .")
+            world.names.put("nowhere.example", "MX", "10 mx.nowhere.example.")
+            world.names.spoil("broken.example", "servfail")
+            checker = _checker(world)
+            assert [c.host for c in seen(await checker.check("own.example"))] == ["own.example"]
+            for domain, text in (
+                ("null.example", "takes no mail"),
+                ("gone.example", "does not exist"),
+                ("nowhere.example", "no MX host"),
+                ("broken.example", ""),
+            ):
+                check = await checker.check(domain)
+                assert (check.seen, text in check.text, bool(check.text)) == ((), True, True)
+
+    run(scene())
+
+
+def test_private_addresses_are_not_connected_to(run: Run) -> None:
+    """Law 5."""
+
+    async def scene() -> None:
+        async with World() as world:
+            await world.receive("bob.example", "mx.bob.example")
+            check = await _checker(world, allow_private=False).check("bob.example")
+            assert (check.seen, check.looks[0].text) == ((), "not on the public Internet")
+
+    run(scene())
+
+
+class _Slow:
+    """Counts who is connected to at the same time."""
+
+    def __init__(self) -> None:
+        self.now: Counter[str] = Counter()
+        self.most: Counter[str] = Counter()
+        self.times: dict[str, list[float]] = {}
+
+    async def __call__(self, host: str, address: str, **_: object) -> MxLook:
+        for name in (host, address, "all"):
+            self.now[name] += 1
+            self.most[name] = max(self.most[name], self.now[name])
+        self.times.setdefault(address, []).append(time.monotonic())
+        await asyncio.sleep(0.01)
+        for name in (host, address, "all"):
+            self.now[name] -= 1
+        return MxLook(host, address, True)
+
+
+def test_whoever_is_named_as_mx_host_gets_one_connection_at_a_time(run: Run) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            for n in range(30):  # mallory's domains, all naming one server, and one host
+                world.names.put(f"m{n}.example", "MX", f"10 h{n}.m.example.", "10 same.m.example.")
+                world.names.put(f"h{n}.m.example", "A", "192.0.2.1")
+            world.names.put("same.m.example", "A", "192.0.2.1", *(f"192.0.3.{n}" for n in range(9)))
+            slow = _Slow()
+            checker = _checker(world, look=slow, at_once=3, pause=0.03)
+            await asyncio.gather(*(checker.check(f"m{n}.example") for n in range(30)))
+            assert slow.most.pop("all") <= 3
+            assert set(slow.most.values()) == {1}
+            assert checker.connections == 30 + mx_check.MAX_ADDRESSES
+            starts = slow.times["192.0.2.1"]
+            assert len(starts) in (30, 31)  # `same` may have it among its first addresses
+            assert min(b - a for a, b in itertools.pairwise(starts)) >= 0.03
+
+    run(scene())
+
+
+def test_a_domain_in_testing_mode_is_looked_at_once_an_hour_and_day(run: Run) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.receive("bob.example", "mx.bob.example")
+            world.receivers["mx.bob.example"].certificate = "other-name"
+            kept: list[tuple[int, str, Sequence[Check]]] = []
+            counts: Counter[str] = Counter()
+            checker = _checker(world)
+
+            async def keep(day: int, domain: str, checks: Sequence[Check]) -> None:
+                kept.append((day, domain, checks))
+
+            looks = TestingLooks(checker, keep, counts)
+            enforce = AppliedPolicy("sts", "bob.example", ("mode: enforce",))
+            task = asyncio.create_task(looks.run())
+            for policy, good in ((enforce, 1), (TESTING, 0), (TESTING, 1), (TESTING, 1)):
+                looks.take([Tally(7, "bob.example", "", PolicyResult(policy, good, 0))])
+            looks.take([Tally(8, "bob.example", "", PolicyResult(TESTING, 1, 0))])
+            looks.take([Tally(8, "gone.example", "", PolicyResult(TESTING, 1, 0))])
+            for _ in range(1000):
+                if len(kept) == 2 and counts["tls-looks-unseen"]:
+                    break
+                await asyncio.sleep(0.01)
+            task.cancel()
+            assert sorted(day for day, _, _ in kept) == [7, 8]
+            assert [c.result_type for _, _, checks in kept for c in checks] == [
+                "certificate-host-mismatch"
+            ] * 2
+            assert checker.connections == 1
+            assert counts == {"tls-looks": 2, "tls-looks-unseen": 1}
+
+    run(scene())
+
+
+def test_looks_are_bounded_and_what_is_beyond_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene() -> None:
+        monkeypatch.setattr("smtp_sts.reporting.looks.MAX_WAITING", 5)
+        counts: Counter[str] = Counter()
+
+        async def keep(day: int, domain: str, checks: Sequence[Check]) -> None:
+            raise AssertionError
+
+        checker = MxChecker(Dns([]), tls_context(None), own_name="alice.example")
+        looks = TestingLooks(checker, keep, counts)
+        looks.take(Tally(7, f"d{n}.example", "", PolicyResult(TESTING, 1, 0)) for n in range(8))
+        assert counts == {"tls-looks-refused": 3}
+
+    asyncio.run(scene())
+
+
+def test_mx_hosts_outside_enforced_policies_are_counted_for_who_asks_for_reports(
+    run: Run,
+) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            for domain in ("bob.example", "good.example", "silent.example"):
+                host = "mx.good.example" if domain == "good.example" else "mx.mallory.example"
+                world.names.put(domain, "MX", f"10 {host}.")
+            added: list[Tally] = []
+            counts: Counter[str] = Counter()
+
+            async def in_use(since: float) -> AsyncIterator[str]:
+                for domain in ("bob.example", "good.example", "silent.example"):
+                    yield domain
+
+            async def decision(domain: str) -> Decision:
+                text = f"version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 86400\n"
+                policy = Policy.parse(text.encode())
+                return Decision(domain, "enforce", "policy-found", policy=policy)
+
+            async def record(domain: str) -> str | None:
+                return None if domain == "silent.example" else f"v=TLSRPTv1; rua=mailto:r@{domain}"
+
+            async def add(batch: Sequence[Tally]) -> None:
+                added.extend(batch)
+
+            await NameLooks(_checker(world), in_use, decision, record, add, counts).once(0.0)
+            (tally,) = added
+            assert (tally.domain, tally.result.failed) == ("bob.example", 1)
+            assert tally.record == "v=TLSRPTv1; rua=mailto:r@bob.example"
+            assert tally.result.failures[0].receiving_mx_hostname == "mx.mallory.example"
+            assert counts == {"tls-mx-outside-policy": 1}
+
+    run(scene())
