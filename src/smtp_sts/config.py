@@ -567,7 +567,8 @@ socket_group = ""
 log = []
 # A folder where datagrams that cannot be read are kept for inspection, "" for none.
 keep_malformed = ""
-# Look at the MX hosts of domains in testing mode ourselves: MTAs do not see what is wrong there.
+# Look at the MX hosts of domains in testing mode ourselves: MTAs do not see what is wrong there
+# (docs/tls-reports.md).
 check_testing = true
 # Send the reports; false only collects (docs/tls-reports-delivery.md).
 deliver = true

@@ -18,7 +18,7 @@ from smtp_sts.net.https import tls_context
 from smtp_sts.net.smtp import MxLook
 from smtp_sts.policy import Policy
 from smtp_sts.reporting import mx_check
-from smtp_sts.reporting.looks import NameLooks, TestingLooks, seen
+from smtp_sts.reporting.looks import TestingLooks, UseLooks, seen
 from smtp_sts.reporting.mx_check import MxChecker
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.store.checks import Check
@@ -192,37 +192,57 @@ def test_looks_are_bounded_and_what_is_beyond_is_counted(monkeypatch: pytest.Mon
     asyncio.run(scene())
 
 
-def test_mx_hosts_outside_enforced_policies_are_counted_for_who_asks_for_reports(
-    run: Run,
-) -> None:
+def test_what_no_mail_server_tells_is_counted_for_who_asks_for_reports(run: Run) -> None:
     async def scene() -> None:
         async with World() as world:
             for domain in ("bob.example", "good.example", "silent.example"):
                 host = "mx.good.example" if domain == "good.example" else "mx.mallory.example"
                 world.names.put(domain, "MX", f"10 {host}.")
-            added: list[Tally] = []
+            for domain in ("plain.test.example", "tls.test.example"):
+                await world.receive(domain, f"mx.{domain}")
+            world.receivers["mx.plain.test.example"].starttls = False
+            world.receivers["mx.tls.test.example"].certificate = "expired"
+            added: dict[str, PolicyResult] = {}
             counts: Counter[str] = Counter()
+            looked: list[str] = []
 
             async def in_use(since: float) -> AsyncIterator[str]:
-                for domain in ("bob.example", "good.example", "silent.example"):
-                    yield domain
+                for domain in ("bob", "good", "silent", "gone", "plain.test", "tls.test"):
+                    yield f"{domain}.example"
 
-            async def decision(domain: str) -> Decision:
-                text = f"version: STSv1\nmode: enforce\nmx: mx.{domain}\nmax_age: 86400\n"
-                policy = Policy.parse(text.encode())
-                return Decision(domain, "enforce", "policy-found", policy=policy)
+            async def decision(domain: str) -> Decision | None:
+                if domain == "gone.example":  # no worker can be asked
+                    return None
+                looked.append(domain)
+                mode: Any = "testing" if ".test." in domain else "enforce"
+                text = f"version: STSv1\nmode: {mode}\nmx: mx.{domain}\nmax_age: 86400\n"
+                return Decision(domain, mode, "policy-found", policy=Policy.parse(text.encode()))
 
             async def record(domain: str) -> str | None:
                 return None if domain == "silent.example" else f"v=TLSRPTv1; rua=mailto:r@{domain}"
 
             async def add(batch: Sequence[Tally]) -> None:
-                added.extend(batch)
+                for tally in batch:
+                    assert tally.record == f"v=TLSRPTv1; rua=mailto:r@{tally.domain}"
+                    added[tally.domain] = tally.result
 
-            await NameLooks(_checker(world), in_use, decision, record, add, counts).once(0.0)
-            (tally,) = added
-            assert (tally.domain, tally.result.failed) == ("bob.example", 1)
-            assert tally.record == "v=TLSRPTv1; rua=mailto:r@bob.example"
-            assert tally.result.failures[0].receiving_mx_hostname == "mx.mallory.example"
-            assert counts == {"tls-mx-outside-policy": 1}
+            await UseLooks(_checker(world), in_use, decision, record, add, counts).once(0.0)
+            assert set(added) == {"bob.example", "plain.test.example"}
+            (failure,) = added["bob.example"].failures
+            assert failure.receiving_mx_hostname == "mx.mallory.example"
+            assert failure.failure_reason_code == "sender-check: mx-mismatch"
+            (failure,) = added["plain.test.example"].failures
+            assert failure.result_type == "starttls-not-supported"
+            assert failure.failure_reason_code == "sender-check: does not offer STARTTLS"
+            assert {(r.successful, r.failed) for r in added.values()} == {(0, 1)}
+            assert counts == {"tls-own-failures": 2}
+            assert "silent.example" not in looked
+
+            added.clear()
+            none = UseLooks(
+                _checker(world), in_use, decision, record, add, counts, testing=False, names=False
+            )
+            await none.once(0.0)
+            assert not added
 
     run(scene())

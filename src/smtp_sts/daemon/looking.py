@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
-from smtp_sts.config import Config
+from smtp_sts.config import Config, log_sources
 from smtp_sts.policy.pattern import is_host_name
-from smtp_sts.reporting.looks import NameLooks, TestingLooks
+from smtp_sts.reporting.looks import TestingLooks, UseLooks
 from smtp_sts.reporting.mx_check import MxChecker
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.resolver.discovery import Reach
@@ -64,12 +64,12 @@ class Looking:
         self._testing = (
             TestingLooks(checker, keeper.keep, counts) if section.check_testing else None
         )
-        # A log tells of hosts outside the policy itself: Postfix before 3.10 connects to them.
-        self._names = (
-            NameLooks(checker, self._in_use, decision, record, add, counts)
-            if section.socket
-            else None
-        )
+        # Postfix before 3.10 connects to hosts outside the policy, and its log tells.
+        names = bool(section.socket) or any(log.kind == "exim" for log in log_sources(config))
+        self._use = UseLooks(
+            checker, self._in_use, decision, record, add, counts,
+            testing=section.check_testing, names=names,
+        )  # fmt: skip
 
     def take(self, batch: Iterable[Tally]) -> None:
         """Note whom to look at, of what was counted."""
@@ -78,8 +78,7 @@ class Looking:
 
     async def run(self) -> None:
         """For as long as we live."""
-        await asyncio.gather(*(looks.run() for looks in (self._testing, self._names) if looks))
-        await asyncio.Event().wait()  # nothing to look at: the end would be taken for trouble
+        await asyncio.gather(*(looks.run() for looks in (self._testing, self._use) if looks))
 
     async def _in_use(self, since: float) -> AsyncIterator[str]:
         """The domains whose policy was noted as in use since, read piece by piece."""

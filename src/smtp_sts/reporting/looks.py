@@ -2,6 +2,8 @@
 
 * Domains in testing mode of which sessions were counted: at their hosts (`mx_check.check`); what
   was seen is kept with the counts of that day, for `honest` to weigh.
+* Domains in use in testing mode, whatever was counted: mail servers say nothing of mail that goes
+  there without TLS. Where no host offers it, our looks are the failures.
 * Domains in use whose policy is enforced: at the names alone. An MX host that the policy does not
   name is skipped by Postfix without a word to the collector (RFC 8461 section 4.1), so this failure
   is ours to count: one for each time that the domain is noted as in use, four times a day at most.
@@ -34,8 +36,10 @@ from smtp_sts.tlsrpt.results import CHECKED, GENERAL_FAILURE, MX_MISMATCH
 DOMAINS_AT_ONCE: Final = 16
 MAX_WAITING: Final = 10_000
 REMEMBERED: Final = 100_000
-#: How often the names of all domains in use are gone through, seconds.
-NAMES_SECONDS: Final = 3600.0
+#: How often the domains in use are gone through, seconds.
+USE_SECONDS: Final = 3600.0
+#: The result type of RFC 8460 section 4.3.1.
+NO_STARTTLS: Final = "starttls-not-supported"
 
 _log = logging.getLogger(__name__)
 
@@ -104,8 +108,8 @@ def seen(check: MxCheck) -> list[Check]:
     ]
 
 
-class NameLooks:
-    """Looks for MX hosts outside of enforced policies, by name."""
+class UseLooks:
+    """Looks at the domains in use for what no mail server tells."""
 
     def __init__(
         self,
@@ -115,17 +119,23 @@ class NameLooks:
         record: Callable[[str], Awaitable[str | None]],
         add: Callable[[Sequence[Tally]], Awaitable[None]],
         counts: Counter[str],
+        *,
+        testing: bool = True,
+        names: bool = True,
     ) -> None:
         """`in_use` gives the domains noted as in use since a time (seconds since the epoch);
-        `record` a domain's `_smtp._tls` record, None where it has none; `add` has it written."""
+        `record` a domain's `_smtp._tls` record, None where it has none; `add` has it written.
+        `testing` and `names` say whom to look at: those in testing mode, those enforced."""
         self._checker = checker
         self._in_use = in_use
         self._decision = decision
         self._record = record
         self._add = add
         self._counts = counts
+        self._testing = testing
+        self._names = names
 
-    async def run(self, wait: float = NAMES_SECONDS) -> None:
+    async def run(self, wait: float = USE_SECONDS) -> None:
         """For as long as we live, every `wait` seconds."""
         since = time.time() - wait
         while True:
@@ -136,20 +146,45 @@ class NameLooks:
 
     async def once(self, since: float) -> None:
         """Go through the domains in use since a time."""
-        async for domain in self._in_use(since):
-            record = await self._record(domain)
-            if record is None:
-                continue  # nobody wants to know
-            tally = outside(
-                domain,
-                await self._decision(domain),
-                [host for _, host in (await self._checker.hosts(domain)).hosts],
-                int(time.time() // DAY),
-            )
-            if tally is None:
-                continue
-            self._counts["tls-mx-outside-policy"] += tally.result.failed
-            await self._add([Tally(tally.day, domain, record, tally.result)])
+        places = asyncio.Semaphore(DOMAINS_AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            async for domain in self._in_use(since):
+                await places.acquire()
+                task = group.create_task(self._look(domain))
+                task.add_done_callback(lambda _: places.release())
+
+    async def _look(self, domain: str) -> None:
+        record = await self._record(domain)
+        if record is None:
+            return  # nobody wants to know
+        decision = await self._decision(domain)
+        if decision is None or decision.draft is not None:
+            return
+        day = int(time.time() // DAY)
+        tally = None
+        if self._testing and decision.outcome == "testing":
+            tally = unencrypted(domain, decision, await self._checker.check(domain), day)
+        elif self._names and decision.outcome == "enforce":
+            hosts = [host for _, host in (await self._checker.hosts(domain)).hosts]
+            tally = outside(domain, decision, hosts, day)
+        if tally is not None:
+            self._counts["tls-own-failures"] += tally.result.failed
+            await self._add([Tally(day, domain, record, tally.result)])
+
+
+def unencrypted(domain: str, decision: Decision, check: MxCheck, day: int) -> Tally | None:
+    """A failure for each look, where no host that mail goes to offers TLS; else None."""
+    looks = seen(check)
+    if not looks or any(look.result_type != NO_STARTTLS for look in looks):
+        return None
+    failures = tuple(
+        Failure(
+            NO_STARTTLS, 1, receiving_mx_hostname=look.host, receiving_mx_helo=look.helo,
+            receiving_ip=look.address, failure_reason_code=CHECKED + look.reason,
+        )
+        for look in looks
+    )  # fmt: skip
+    return Tally(day, domain, "", PolicyResult(applied(domain, decision), 0, len(looks), failures))
 
 
 def outside(domain: str, decision: Decision | None, hosts: Sequence[str], day: int) -> Tally | None:
@@ -158,8 +193,6 @@ def outside(domain: str, decision: Decision | None, hosts: Sequence[str], day: i
     `validation-failure` with the reason, the type for what no other covers (RFC 8460 section
     4.3.3): `certificate-host-mismatch` is of a certificate, and nobody has looked at one.
     """
-    if decision is None or decision.outcome != "enforce" or decision.draft is not None:
-        return None
     policy = applied(domain, decision)
     failures = tuple(
         Failure(
