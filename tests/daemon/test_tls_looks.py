@@ -46,15 +46,15 @@ def test_testing_mode_is_reported_as_the_mx_host_is() -> None:
             config = _played(world)
             told = _datagram("bob.example", 2, "version: STSv1", "mode: testing")
             with daemon(config, world.socket_path):
-                await soon((world.home / "tlsrpt.sock").exists)
+                await soon((world.home / "tlsrpt.sock").exists, 60)
                 send(world.home / "tlsrpt.sock", told, told)
                 send(world.home / "tlsrpt.sock", told.replace(b"bob.", b"good."))
                 # a reply profile for any Postfix does not tell it of a policy in testing mode
                 await ask(UnixAddress(str(world.socket_path)), "postfix", "bob.example")
                 send(world.home / "tlsrpt.sock", _datagram("bob.example", 9))
-                await soon(lambda: "policies" in _preview(config, "bob.example"))
-                await soon(lambda: "policies" in _preview(config, "good.example"))
-                await soon(lambda: sum(r.successful for r in results(world)) == 3)
+                await soon(lambda: "policies" in _preview(config, "bob.example"), 60)
+                await soon(lambda: "policies" in _preview(config, "good.example"), 60)
+                await soon(lambda: sum(r.successful for r in results(world)) == 3, 60)
             good, bad = _preview(config, "good.example"), _preview(config, "bob.example")
             assert good["policies"][0]["summary"] == {
                 "total-successful-session-count": 1, "total-failure-session-count": 0,
@@ -78,9 +78,9 @@ def test_a_policy_that_cannot_be_fetched_is_the_failure_of_the_sessions() -> Non
             config = _played(world)
             with daemon(config, world.socket_path):
                 await ask(UnixAddress(str(world.socket_path)), "postfix", "bob.example")
-                await soon((world.home / "tlsrpt.sock").exists)
+                await soon((world.home / "tlsrpt.sock").exists, 60)
                 send(world.home / "tlsrpt.sock", _datagram("bob.example", 9))
-                await soon(lambda: bool(results(world)))
+                await soon(lambda: bool(results(world)), 60)
             (result,) = results(world)
             assert (result.successful, result.failed, result.policy.policy_type) == (0, 1, "sts")
             assert [f.result_type for f in result.failures] == ["sts-policy-fetch-error"]

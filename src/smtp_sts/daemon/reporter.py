@@ -62,6 +62,8 @@ REMEMBERED: Final = 50_000
 ASK_SECONDS: Final = 6.0
 ASKED_AGAIN: Final = 3
 ASKED_AT_ONCE: Final = 64
+#: What the workers know beside is waited for so long: at the end there are `DRAIN_SECONDS` in all.
+KNOW_SECONDS: Final = 1.0
 #: Malformed datagrams kept in a day's file, at most.
 KEPT_A_DAY: Final = 1000
 #: At the end, from SIGTERM on (seconds).
@@ -175,7 +177,7 @@ class Known:
                 found[domain] = await self.decision(domain)
 
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ASK_SECONDS):
+            async with asyncio.timeout(KNOW_SECONDS):
                 await asyncio.gather(*map(ask, wanted))
         return [as_known(tally, found.get(tally.domain)) for tally in batch]
 
