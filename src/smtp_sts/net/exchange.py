@@ -28,6 +28,9 @@ MAX_ADDRESSES: Final = 8
 _MAX_HEADERS: Final = 32 * 1024
 #: h11 measures the head between two pieces only, and the event loop may hand us 256 KiB at once.
 _PIECE: Final = 4096
+#: Interim answers and pieces of a body that one answer may come in. Each costs h11 some 30 us, and
+#: one read holds 40,000 of them: the event loop would stand still for more than a second.
+MAX_EVENTS: Final = 500
 
 _NO_ISSUER: Final = "is of an issuer that is not trusted, or its chain is not whole"
 
@@ -58,6 +61,7 @@ class Exchange(asyncio.Protocol):
         self.where = where
         self._request = request
         self._sent = body
+        self._events = 0
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEADERS)
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -111,7 +115,12 @@ class Exchange(asyncio.Protocol):
                 event = self._h11.next_event()
                 if event is h11.NEED_DATA or event is h11.PAUSED:
                     return
-                if isinstance(event, h11.Response):
+                self._events += 1
+                if self._events > MAX_EVENTS:
+                    self.fail(
+                        "http-protocol", f"{self.where} answers in more than {MAX_EVENTS} pieces"
+                    )
+                elif isinstance(event, h11.Response):
                     self.head(event)
                 elif isinstance(event, h11.Data):
                     self.data(bytes(event.data))
