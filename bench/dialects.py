@@ -69,7 +69,7 @@ def main() -> None:
         run.install()
         around = run.namespaces()
         if around is None:
-            sys.exit("no run.namespaces here: root is needed")
+            sys.exit("no namespaces here: root is needed")
         os.execvp(around[0], [*around, sys.executable, __file__, *sys.argv[1:], "--inside"])
     with tempfile.TemporaryDirectory() as folder:
         measure(Path(folder), options.seconds)

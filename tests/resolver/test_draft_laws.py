@@ -483,6 +483,26 @@ def test_a_fleet_learns_what_another_daemon_has_met_and_no_less(tmp_path: Path) 
     asyncio.run(run())
 
 
+def test_a_clock_that_is_set_and_a_store_that_is_lost_cost_no_policy(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with play(tmp_path, record()) as s:
+            before = await s.met()
+            assert await s.resolver.holds("bob.example")
+            s.clock.now -= 40_000
+            s.resolver.clock_set(-40_000)
+            assert (await s.rechecked()).outcome == "enforce"
+            assert s.https == 2  # proven anew: its fetch was in the future
+            assert (await s.decide()).expires_at == s.clock.now + 86400 != before.expires_at
+            assert await s.keeper.purge(TXT, 2_000_000_000)
+            s.keeper._purged.clear()
+            s.keeper.on_replaced()
+            await s.restart()
+            decision = await s.decide()
+            assert (decision.outcome, decision.source) == ("enforce", "cache")
+
+    asyncio.run(run())
+
+
 def decision(
     mx: tuple[str, ...] = (MX,),
     outcome: str = "enforce",

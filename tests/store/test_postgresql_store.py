@@ -39,6 +39,22 @@ def test_law_1_policies_last_and_the_later_fetch_wins(server: Cluster, database:
     second.close()
 
 
+def test_what_is_learnt_of_a_policy_of_the_first_draft_is_kept_beside_that_of_rfc_8461(
+    server: Cluster, database: str
+) -> None:
+    key = "_smtp_sts.bob.example"
+    found = Stored(key, "digest", '{"text":"v=STS1; to=false"}', 1000.0, 2000.0, 1500.0, 1000.0)
+    store = open_store(server.url(database))
+    store.put([stored(), found])
+    # The same fetch: an MX host has met the policy since.
+    met = msgspec.structs.replace(found, body='{"text":"v=STS1; to=false","applied":true}')
+    store.put([met])
+    assert store.get([key, "bob.example"]) == {key: met, "bob.example": stored()}
+    store.delete({key: 1000.0})
+    assert set(store.get([key, "bob.example"])) == {"bob.example"}
+    store.close()
+
+
 def test_a_store_is_read_page_by_page_and_policies_are_forgotten(
     server: Cluster, database: str
 ) -> None:

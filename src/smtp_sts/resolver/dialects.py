@@ -105,6 +105,19 @@ class DialectResolver(Resolver):
         else:
             super().learn(stored)
 
+    async def holds(self, domain: str) -> bool:
+        """As `Resolver.holds`, of either dialect."""
+        return await super().holds(domain) or await self.draft.holds(domain)
+
+    def clock_set(self, seconds: float) -> None:
+        """As `Resolver.clock_set`, of both dialects."""
+        super().clock_set(seconds)
+        self.draft.clock_set(seconds)
+
+    def _keep_again(self) -> None:
+        super()._keep_again()
+        self.draft.keep_again()
+
     def failed(self, domain: str) -> None:
         """Mail to a domain met with a failure: see `DraftCache.failed`."""
         self.draft.failed(domain)

@@ -41,7 +41,7 @@ from smtp_sts.resolver.draft_check import Checked, check
 from smtp_sts.resolver.draft_discovery import Proof, Seen, find, prove
 from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
-from smtp_sts.store import Stored, StoreError
+from smtp_sts.store import FUTURE_SECONDS, Stored, StoreError
 
 #: What stands before the policy domain in the key of a policy in the store.
 PREFIX: Final = draft_record_name("")
@@ -256,7 +256,7 @@ class DraftCache:
             return
         now = self._clock()
         held, live = read_stored(stored, domain), _live(state, now)
-        if held is None or held.expires_at <= now:
+        if held is None or held.expires_at <= now or held.fetched_at > now + FUTURE_SECONDS:
             return
         if live is not None and not _later(held, live):
             return
@@ -285,6 +285,14 @@ class DraftCache:
         return Upkeep(
             state.used_at, state.next_check, state.retry_at, state.failures, *state.failed
         )
+
+    async def holds(self, domain: str) -> bool:
+        """Whether the store holds a policy in force: then its owner answers without the network."""
+        try:
+            stored = await self._keeper.get(draft_record_name(domain))
+        except StoreError:
+            return False
+        return stored is not None and self._clock() < stored.expires_at
 
     def clock_set(self, seconds: float) -> None:
         """The clock was set forward or, below 0, back: what waits for a time waits as long."""
@@ -485,7 +493,11 @@ class DraftCache:
         if now >= state.next_look:  # first: a host that is silent must not keep it from being met
             await self._look(domain, state, held)
             held = _live(state, self._clock())
-        if held is None or (held.authenticated and now < held.refresh_at) or now < state.retry_at:
+        if held is None or now < state.retry_at:
+            return
+        # Fetched in the future, so by a wrong clock: it protects (law 1), and is proven anew.
+        wrong = held.fetched_at > now + FUTURE_SECONDS
+        if held.authenticated and now < held.refresh_at and not wrong:
             return
         proof = await self._prove(state, seen, held)
         held = _live(state, self._clock())
