@@ -7,11 +7,13 @@ import threading
 import time
 from collections import Counter
 
+import msgspec
 import pytest
 
 from smtp_sts.reporting.aggregate import DAY, Aggregate
 from smtp_sts.reporting.outcome import Outcome, Trouble
 from smtp_sts.store import StoreError, open_store
+from smtp_sts.store.checks import Check
 from smtp_sts.store.tallies import Tallies, Tally, open_tallies
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
@@ -44,6 +46,20 @@ def test_counts_of_two_daemons_are_one_day_s(server: Cluster, database: str) -> 
     first.forget(TODAY, "bob.example")
     assert second.results(TODAY, "bob.example") == []
     assert second.domains(TODAY) == {"a.example": ""}
+    first.close()
+    second.close()
+
+
+def test_looks_of_all_machines_add_up_and_go_with_the_counts(
+    server: Cluster, database: str
+) -> None:
+    first, second = open_tallies(server.url(database)), open_tallies(server.url(database))
+    look = Check("mx.bob.example", "192.0.2.1", "certificate-expired", "the certificate expired")
+    for tallies in (first, second):
+        tallies.checks.add(TODAY, "bob.example", [look, look])
+    assert second.checks.of(TODAY, "bob.example") == [msgspec.structs.replace(look, looks=4)]
+    first.forget(TODAY, "bob.example")
+    assert second.checks.of(TODAY, "bob.example") == []
     first.close()
     second.close()
 

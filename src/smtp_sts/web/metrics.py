@@ -49,6 +49,10 @@ COUNTED: Final[dict[str, tuple[str, str]]] = {
     "tls-datagram-fields": ("smtp_sts_tls_malformed", "fields"),
     "tls-datagram-domain": ("smtp_sts_tls_malformed", "domain"),
     "tls-datagram-version": ("smtp_sts_tls_malformed", "version"),
+    "tls-own-failures": ("smtp_sts_tls_sessions", "own"),
+    "tls-looks": ("smtp_sts_tls_looks", "seen"),
+    "tls-looks-unseen": ("smtp_sts_tls_looks", "unseen"),
+    "tls-looks-refused": ("smtp_sts_tls_looks", "refused"),
     "tls-log-lost-datagrams": ("smtp_sts_tls_lost_datagrams", ""),
 }
 #: metric -> its label ("" for none) and what it says.
@@ -61,6 +65,7 @@ COUNTERS: Final[dict[str, tuple[str, str]]] = {
     "smtp_sts_tls_datagrams": ("", "Datagrams of TLS results that came."),
     "smtp_sts_tls_sessions": ("source", "Sessions that were counted for TLS reports."),
     "smtp_sts_tls_malformed": ("reason", "Datagrams that could not be read."),
+    "smtp_sts_tls_looks": ("result", "Looks at the MX hosts of domains in testing mode."),
     "smtp_sts_tls_lost_datagrams": ("", "Datagrams that Postfix's log says it could not send."),
 }
 #: key of `Tally.gauges` -> metric and what it says.
