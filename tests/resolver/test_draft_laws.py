@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from smtp_sts.config import Override, PolicySection
@@ -259,18 +260,69 @@ def test_law_2_only_a_proof_prolongs_a_policy(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
-def test_a_forged_first_policy_lives_no_longer_than_it_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "forged",
+    [
+        record(mx="mx.mallory.example", e=31557600, a="dnssec"),
+        record(mx="mx.mallory.example", e=31557600, a=""),
+        record(to="false", e=31557600, a="dnssec"),
+    ],
+)
+def test_a_forged_first_policy_does_not_keep_out_the_domains_own(
+    tmp_path: Path, forged: str
+) -> None:
     async def run() -> None:
         async with play(tmp_path, record()) as s:
-            s.forge(record(mx="mx.mallory.example", e=1000, a="dnssec"))
+            s.forge(forged)
             first = await s.met()
             assert first.outcome == "testing"
             for _ in range(2):  # she goes on with it
                 assert (await s.rechecked()).expires_at == first.expires_at
+            await s.restart()
             s.world.publish_draft("bob.example", record())
-            assert (await s.rechecked()).outcome == "testing"  # cannot prove itself by dnssec
+            await s.rechecked()
+            own = await s.met()
+            assert (own.outcome, own.policy and own.policy.mx) == ("enforce", (MX,))
+            assert own.draft and own.draft.authenticated
+            s.forge(forged)  # and it stays
+            assert (await s.rechecked()).outcome == "enforce"
+
+    asyncio.run(run())
+
+
+def test_law_2_a_policy_that_was_never_proven_ends_when_it_says(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with play(tmp_path, record()) as s:
+            s.forge(record(mx="mx.mallory.example", e=1000, a="dnssec"))
+            first = await s.met()
+            assert (await s.rechecked()).expires_at == first.expires_at
+            s.world.names.spoil(TXT, "servfail", "TXT")
             s.clock.now = first.expires_at or 0
-            assert (await s.met()).outcome == "enforce"
+            assert (await s.met()).outcome == "no-policy"
+
+    asyncio.run(run())
+
+
+def test_law_1_an_unproven_policy_that_was_met_is_not_replaced_unproven(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with play(tmp_path, record(a="")) as s:  # nothing can ever prove it
+            before = await s.met()
+            assert before.outcome == "enforce"
+            assert before.draft and not before.draft.authenticated
+            for forged in (record(to="false"), record(mx="mx.mallory.example", a="")):
+                s.forge(forged)
+                assert (await s.rechecked()).outcome == "enforce"
+            # Nor by the word of another daemon, which has not seen it met.
+            other = await s.keeper.get(TXT)
+            assert other
+            body = other.body.replace(MX, "mx.mallory.example").replace(
+                '"applied":true', '"applied":false'
+            )
+            assert body != other.body
+            later = s.clock.now
+            s.resolver.learn(msgspec.structs.replace(other, body=body, fetched_at=later))
+            after = await s.decide()
+            assert (after.outcome, after.policy) == ("enforce", before.policy)
 
     asyncio.run(run())
 

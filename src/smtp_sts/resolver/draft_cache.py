@@ -4,7 +4,8 @@
 Promises (DESIGN, the laws):
 1. a first policy is believed unproven ("MUST be trusted and honored"); an unexpired one is replaced
    only by one that proves itself by the mechanism which the cached one names, and an enforced one
-   by another enforced one only once an MX host has met that;
+   by another enforced one only once an MX host has met that; but one that is unproven and binds
+   nobody is as good as any other unproven one, and gives way to it;
 2. a policy lives for `e` from the last fetch that was proven (the first may be unproven): no
    unchanged or unproven answer prolongs it, nor does the TTL, which section 3.2 would allow;
 4. a policy that no MX host has ever met refuses no mail (section 3.4);
@@ -473,7 +474,7 @@ class DraftCache:
             return
         state.seen = seen
         state.next_check = now + settings.recheck_interval
-        if live is None:
+        if live is None or (seen.record.text != live.record.text and _gives_way(live)):
             by = seen.record.authentication
             signed = by is not None and by.mechanism == "dnssec" and seen.secure
             await self._adopt(domain, state, seen, authenticated=signed, applied=False)
@@ -621,6 +622,7 @@ class DraftCache:
         state.reason, state.detail = "policy-found", ""
         if before is None or before.record.text != record.text:
             state.next_look, state.misses = 0.0, 0
+            state.failures, state.retry_at = 0, 0.0  # those of another policy
         if authenticated:
             state.failures, state.retry_at = 0, 0.0
         self._count("draft-policies-fetched")
@@ -725,12 +727,19 @@ def _live(state: _State, now: float) -> Held | None:
     return held if held is not None and now < held.expires_at else None
 
 
+def _gives_way(held: Held) -> bool:
+    """Whether another record may take the place of a cached policy without proof: it was neither
+    proven nor ever refused mail, so that it is the word of whoever was first, and nothing is weaker
+    without it. Else a forged first policy kept out the domain's own for as long as it says."""
+    return not held.authenticated and not (held.applied and held.record.mode == "enforce")
+
+
 def _later(new: Held, old: Held) -> bool:
     """Whether what the store holds goes before what is in memory: of a later fetch, or the same one
     and better known (law 1: never the other way round)."""
     if new.record.text == old.record.text and abs(new.fetched_at - old.fetched_at) < _SAME:
         return (new.authenticated, new.applied) > (old.authenticated, old.applied)
-    return new.fetched_at > old.fetched_at and new.authenticated >= old.authenticated
+    return new.fetched_at > old.fetched_at and (new.authenticated or _gives_way(old))
 
 
 def _digest(text: str) -> str:
