@@ -135,6 +135,28 @@ def test_the_bounds_hold_over_a_restart(tallies: Tallies) -> None:
     assert sum(f.failed_session_count for f in result.failures) == result.failed == 2000
 
 
+def test_law_7_texts_of_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wildcard has as many names as one likes, and each a policy of 64 KiB and other reasons."""
+    monkeypatch.setattr("smtp_sts.reporting.aggregate.MAX_TEXT", 1024 * 1024)
+    aggregate = Aggregate()
+    for number in range(1000):
+        name = f"d{number}.example"
+        policy = AppliedPolicy("sts", name, tuple(f"mx: {number}.{i}.x" for i in range(100)))
+        reason = f"{number}".ljust(256)
+        trouble = msgspec.structs.replace(EXPIRED, failure_reason_code=reason)
+        aggregate.take(_outcome(trouble, domain=name, policy=policy))
+    batch = aggregate.drain()
+    kept = sum(len(line) for t in batch for line in t.result.policy.policy_string)
+    assert 0 < kept < 1024 * 1024
+    assert sum(len(f.failure_reason_code) for t in batch for f in t.result.failures) < 1024 * 1024
+    # Nothing is lost but detail, and a new day begins anew.
+    assert sum(t.result.failed for t in batch) == 1000
+    assert {f.result_type for t in batch for f in t.result.failures} == {"certificate-expired"}
+    assert aggregate.folded > 1000
+    aggregate.take(_outcome(EXPIRED, at=(TODAY + 1) * DAY))
+    assert aggregate.drain()[0].result.policy == STS
+
+
 def test_domains_beyond_the_bound_are_refused_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtp_sts.reporting.aggregate.MAX_DOMAINS", 3)
     aggregate = Aggregate()

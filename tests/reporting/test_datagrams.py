@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import stat
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,20 @@ def test_a_session_that_complied() -> None:
             record="v=TLSRPTv1; rua=mailto:r@bob.example",
         )
     ]
+
+
+def test_law_7_policies_of_a_stranger_are_not_kept_by_the_thousand() -> None:
+    """The same policies come by the thousand, and are read once; his are 100 kB each."""
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            line = f"mx: {number}.".ljust(100_000, "x")
+            data = {"policy-type": 2, "f": 0, "policy-string": [line], "mx-host": [line]}
+            parse(json.dumps({"d": "bob.example", "policies": [data]}).encode(), 7.0)
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2_000_000
 
 
 def test_a_session_that_failed() -> None:

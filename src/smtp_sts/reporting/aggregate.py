@@ -10,6 +10,7 @@ Must not: do I/O.
 
 from __future__ import annotations
 
+import sys
 from typing import Final
 
 import msgspec
@@ -25,6 +26,11 @@ MAX_DOMAINS: Final = 500_000
 MAX_POLICIES: Final = 32
 #: Failures of one policy in one day that are told apart; those beyond share one for each type.
 MAX_FAILURES: Final = 200
+#: Memory that the texts of one day take, of policies, records and failures (bytes): a policy of
+#: 64 KiB for each of a stranger's names would be 100,000 times that. Beyond it texts are left out.
+MAX_TEXT: Final = 256 * 1024 * 1024
+#: What is kept of a failure besides its texts (bytes).
+_FAILURE_BYTES: Final = 400
 #: EHLO names told apart where all else is the same; further ones are left out.
 MAX_EHLO: Final = 3
 #: Policies that one `drain` gives at most: bounds the pause on the receiving path.
@@ -63,6 +69,8 @@ class Aggregate:
     def __init__(self) -> None:
         self._days: dict[int, dict[str, _Domain]] = {}
         self._dirty: list[_Count] = []
+        #: bytes of texts, by day
+        self._text: dict[int, int] = {}
         self.outcomes = 0
         #: outcomes of more domains in a day than are kept
         self.refused = 0
@@ -98,13 +106,13 @@ class Aggregate:
             if len(domains) >= MAX_DOMAINS:
                 return None
             known = domains[domain] = _Domain()
-        if record:
-            known.record = record
+        if record and record != known.record:
+            known.record = record if self._fits(day, sys.getsizeof(record)) else known.record
         # "" where the source knows no policy: to be matched before it is reported
         applied = policy or AppliedPolicy("", domain)
         count = known.policies.get(applied)
         if count is None:
-            applied = self._admitted(known, domain, applied)
+            applied = self._admitted(day, known, domain, applied)
             count = known.policies.get(applied)
         if count is None:
             count = known.policies[applied] = _Count(day, domain, applied)
@@ -113,8 +121,21 @@ class Aggregate:
             self._dirty.append(count)
         return count
 
-    def _admitted(self, known: _Domain, domain: str, policy: AppliedPolicy) -> AppliedPolicy:
-        if len(known.policies) < MAX_POLICIES:
+    def _fits(self, day: int, size: int) -> bool:
+        """Whether there is room for so many bytes of text more; they are taken as kept."""
+        size += self._text.get(day, 0)
+        if size > MAX_TEXT:
+            return False
+        self._text[day] = size
+        return True
+
+    def _admitted(
+        self, day: int, known: _Domain, domain: str, policy: AppliedPolicy
+    ) -> AppliedPolicy:
+        texts = (*policy.policy_string, *policy.mx_host)
+        if len(known.policies) < MAX_POLICIES and (
+            not texts or self._fits(day, sum(map(sys.getsizeof, texts)))
+        ):
             return policy
         self.folded += 1
         bare = AppliedPolicy(policy.policy_type, policy.policy_domain)
@@ -141,9 +162,12 @@ class Aggregate:
                 trouble = bare
             elif len(failures) < MAX_FAILURES:
                 count.ehlo[bare] = names + 1
-        if trouble not in failures and len(failures) >= MAX_FAILURES:
-            self.folded += 1
-            return Trouble(trouble.result_type)
+        if trouble not in failures:
+            texts = len(trouble.receiving_mx_helo) + len(trouble.additional_information)
+            size = _FAILURE_BYTES + texts + len(trouble.failure_reason_code)
+            if len(failures) >= MAX_FAILURES or not self._fits(count.day, size):
+                self.folded += 1
+                return Trouble(trouble.result_type)
         return trouble
 
     def drain(self, limit: int = MAX_BATCH) -> list[Tally]:
@@ -189,6 +213,7 @@ class Aggregate:
         waiting = {count.day for count in self._dirty}
         for old in [d for d in self._days if d < day and d not in waiting]:
             del self._days[old]
+            self._text.pop(old, None)
 
 
 def _failure(trouble: Trouble, sessions: int) -> Failure:

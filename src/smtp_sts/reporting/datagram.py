@@ -8,7 +8,8 @@ version 1 (libtlsrpt 0.5.0 sends none). No I/O.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, wraps
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -25,6 +26,9 @@ MAX_REASON: Final = 256
 #: Lines of a policy, MX patterns, failures and policies of one datagram that are kept.
 MAX_ENTRIES: Final = 100
 MAX_POLICIES: Final = 32
+#: Characters of a policy that is kept for the next datagram that has it: those of a stranger may
+#: fill a datagram each.
+_KEPT: Final = 2048
 _VERSION: Final = "1"
 
 
@@ -37,6 +41,7 @@ class DatagramError(ValueError):
 
 
 _Texts = list[str] | None
+_Reading = Callable[[tuple[str, ...]], tuple[str, ...]]
 
 
 class _Failure(msgspec.Struct, gc=False):
@@ -114,22 +119,32 @@ def _policy(found: _Policy, domain: str) -> AppliedPolicy:
         policy_type=kind,
         # libtlsrpt before 0.5 leaves it out where it is the domain itself
         policy_domain=domain if given is None else domain_name(given) or domain,
-        policy_string=_lines(tuple(found.policy_string[:MAX_ENTRIES]))
-        if found.policy_string
-        else (),
-        mx_host=_hosts(tuple(found.mx_host[:MAX_ENTRIES])) if found.mx_host else (),
+        policy_string=_lines(_first(found.policy_string)) if found.policy_string else (),
+        mx_host=_hosts(_first(found.mx_host)) if found.mx_host else (),
     )
 
 
-# The same policies come by the thousand.
+def _first(texts: list[str]) -> tuple[str, ...]:
+    return tuple(texts[:MAX_ENTRIES])
 
 
-@lru_cache(maxsize=4096)
+def _remembered(read: _Reading) -> _Reading:
+    """The same policies come by the thousand."""
+    kept = lru_cache(maxsize=4096)(read)
+
+    @wraps(read)
+    def reading(texts: tuple[str, ...]) -> tuple[str, ...]:
+        return kept(texts) if sum(map(len, texts)) <= _KEPT else read(texts)
+
+    return reading
+
+
+@_remembered
 def _lines(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(filter(None, (clean(text, MAX_LINE) for text in texts)))
 
 
-@lru_cache(maxsize=4096)
+@_remembered
 def _hosts(texts: tuple[str, ...]) -> tuple[str, ...]:
     kept = []
     for text in texts:

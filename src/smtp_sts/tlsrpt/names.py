@@ -15,6 +15,8 @@ from typing import Final
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME: Final = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}", re.ASCII)
 _NAME_BYTES: Final = 253
+#: INET6_ADDRSTRLEN without its end
+_ADDRESS_BYTES: Final = 45
 # RFC 5321 section 4.1.2: Dot-string; a quoted local part is for no mailbox that takes reports.
 _ATEXT: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LOCAL_PART: Final = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*", re.ASCII)
@@ -22,9 +24,22 @@ _LOCAL_PART: Final = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*", re.ASCII)
 _UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 
 
-@lru_cache(maxsize=65536)
 def domain_name(text: str) -> str:
     """The name in lower case without a last dot, or "" where it is no A-label domain name."""
+    return _domain_name(text) if len(text) <= _NAME_BYTES + 1 else ""
+
+
+def ip_address(text: str) -> str:
+    """The address as RFC 5952 writes it, or "" where it is none."""
+    return _ip_address(text) if len(text) <= _ADDRESS_BYTES else ""
+
+
+# The same names come by the thousand. What is too long is not kept: 65,536 texts as long as a
+# stranger likes are gigabytes.
+
+
+@lru_cache(maxsize=65536)
+def _domain_name(text: str) -> str:
     name = text.removesuffix(".").lower() if text.isascii() else ""
     if len(name) > _NAME_BYTES or not _NAME.fullmatch(name):
         return ""
@@ -32,8 +47,7 @@ def domain_name(text: str) -> str:
 
 
 @lru_cache(maxsize=65536)
-def ip_address(text: str) -> str:
-    """The address as RFC 5952 writes it, or "" where it is none."""
+def _ip_address(text: str) -> str:
     # Sections 4.4: an address alone, no zone; Postfix writes "IPv6:" before none.
     try:
         return "" if "%" in text else str(ipaddress.ip_address(text))
