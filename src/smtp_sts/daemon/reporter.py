@@ -14,13 +14,16 @@ import json
 import logging
 import signal
 import socket
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
 
 from smtp_sts.config import Config, LogSource, log_sources
 from smtp_sts.daemon.board import Board
@@ -56,8 +59,13 @@ BATCH: Final = 4000
 #: What a worker said of a domain is used so long, and the absence or text of a record (seconds).
 DECISION_SECONDS: Final = 30.0
 RECORD_SECONDS: Final = 3600.0
-#: Domains that this is remembered of.
+#: That the DNS does not say: who has silent name servers does not hold up the log again and again.
+SILENT_SECONDS: Final = 60.0
+#: Domains that this is remembered of, and bytes of what is remembered, of either.
 REMEMBERED: Final = 50_000
+REMEMBERED_BYTES: Final = 32 * 1024 * 1024
+#: Records looked up at once: each takes a descriptor.
+LOOKUPS: Final = 100
 #: A worker is waited for no longer, and asked again so often for an outcome (seconds).
 ASK_SECONDS: Final = 6.0
 ASKED_AGAIN: Final = 3
@@ -138,14 +146,15 @@ class Known:
         self._owners = owners
         self._dns = dns
         self._counts = counts
-        self._decisions: dict[str, tuple[float, Decision | None]] = {}
-        self._records: dict[str, tuple[float, str | None]] = {}
+        self._decisions: Remembered[Decision | None] = Remembered()
+        self._records: Remembered[str | None] = Remembered()
+        self._lookups = asyncio.Semaphore(LOOKUPS)
 
     async def decision(self, domain: str) -> Decision | None:
         """What the daemon answers for a domain; None where no worker can be asked."""
         known = self._decisions.get(domain)
-        if known is not None and time.monotonic() < known[0]:
-            return known[1]
+        if known is not None:
+            return known[0]
         for again in range(ASKED_AGAIN):
             try:
                 async with asyncio.timeout(ASK_SECONDS):
@@ -153,7 +162,9 @@ class Known:
             except OSError:  # TimeoutError is one
                 await asyncio.sleep(again + 1)
             else:
-                _remember(self._decisions, domain, DECISION_SECONDS, found)
+                if found is not None:  # how it was found is not asked here
+                    found = msgspec.structs.replace(found, steps=())
+                self._decisions.put(domain, DECISION_SECONDS, found, _size(found))
                 return found
         self._counts["tls-unmatched"] += 1
         return None
@@ -183,27 +194,60 @@ class Known:
 
     async def record(self, domain: str) -> str | None:
         """The domain's `_smtp._tls` record; "" where the DNS does not say, None where none is."""
-        known = self._records.get(domain)
-        if known is not None and time.monotonic() < known[0]:
-            return known[1]
+        async with self._lookups:
+            known = self._records.get(domain)
+            if known is not None:
+                return known[0]
+            record, seconds = await self._look(domain)
+            self._records.put(domain, seconds, record, len(record or ""))
+            return record
+
+    async def _look(self, domain: str) -> tuple[str | None, float]:
+        """What `record` gives, and for how long (seconds)."""
         try:
             answer = await self._dns.txt(record_name(domain))
             texts = [text for text in answer.records if isinstance(text, bytes)]
             found = find_record(texts)
             text = next((t for t in texts if find_record([t]) is not None), b"") if found else None
         except NetFailure:
-            return ""
+            return "", SILENT_SECONDS
         except RecordError:
             text = None
-        record = None if text is None else text.decode("utf-8", "replace")
-        _remember(self._records, domain, RECORD_SECONDS, record)
-        return record
+        return (None if text is None else text.decode("utf-8", "replace")), RECORD_SECONDS
 
 
-def _remember(kept: dict[str, tuple[float, _T]], domain: str, seconds: float, what: _T) -> None:
-    if len(kept) >= REMEMBERED:
-        del kept[next(iter(kept))]
-    kept[domain] = (time.monotonic() + seconds, what)
+def _size(decision: Decision | None) -> int:
+    """Bytes of a decision that a stranger has a say in, about."""
+    if decision is None or decision.policy is None:
+        return 0
+    draft = decision.draft.text if decision.draft is not None else ""
+    return len(draft) + sum(map(sys.getsizeof, decision.policy.mx))
+
+
+class Remembered(Generic[_T]):
+    """What is known of domains for a while; where it is too much, the oldest goes first."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[float, _T, int]] = {}
+        self._bytes = 0
+
+    def get(self, domain: str) -> tuple[_T] | None:
+        """What is known, as the one of a tuple, while its time lasts."""
+        found = self._kept.get(domain)
+        return (found[1],) if found is not None and time.monotonic() < found[0] else None
+
+    def put(self, domain: str, seconds: float, what: _T, size: int) -> None:
+        """Remember for so many seconds what takes so many bytes."""
+        self._forget(domain)
+        self._kept[domain] = (time.monotonic() + seconds, what, size)
+        self._bytes += size
+        while len(self._kept) > REMEMBERED or self._bytes > REMEMBERED_BYTES:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, domain: str) -> None:
+        gone = self._kept.pop(domain, None)
+        if gone is not None:
+            self._bytes -= gone[2]
 
 
 class Datagrams:
@@ -381,6 +425,9 @@ class Logs:
             self._counts["tls-log-known"] += 1
 
     async def _write(self) -> None:
+        # Each domain is asked for once, however many lines it has.
+        domains = {outcome.domain for outcome in (*self._outcomes, *self._perhaps_known)}
+        await asyncio.gather(*map(self._known.record, domains))
         taken = [self._matched(outcome) for outcome in self._outcomes]
         taken += [self._matched(outcome, told=True) for outcome in self._perhaps_known]
         self._outcomes.clear()
@@ -434,8 +481,6 @@ class Logs:
 
 
 def _with_record(outcome: Outcome, record: str) -> Outcome:
-    import msgspec
-
     return msgspec.structs.replace(outcome, record=record)
 
 
