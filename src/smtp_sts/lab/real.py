@@ -41,6 +41,7 @@ _LINE: Final = 8462
 _SENDMAIL: Final = 5461
 _ROUTES: Final = 8463
 _OWN_DANE: Final = "looks for TLSA records by itself, and waits where it gets none that it can use"
+_ONE_LABEL: Final = "takes a wildcard for one label, as RFC 8461 has it"
 _COMMON_NAME: Final = "takes the common name of a certificate that has no other names"
 _NO_RELAY: Final = "asked about the domains of recipients alone, not about relays (docs/{}.md)"
 
@@ -147,7 +148,13 @@ def _run_exim(version: str, root: Path, ca_file: Path, _routes: Routes) -> Itera
     made.furnish(ca_file)
     made.configure(naked=True)
     yield _Others(
-        made, {"relay": _NO_RELAY.format("exim"), "own-dane": _OWN_DANE, "san": _COMMON_NAME}
+        made,
+        {
+            "relay": _NO_RELAY.format("exim"),
+            "own-dane": _OWN_DANE,
+            "san": _COMMON_NAME,
+            "deep-wildcard": _ONE_LABEL,
+        },
     )
 
 
@@ -160,6 +167,7 @@ def _run_sendmail(version: str, root: Path, ca_file: Path, _routes: Routes) -> I
         made.configure_naked()
         lacks: dict[Feature, str] = {
             "relay": _NO_RELAY.format("sendmail"),
+            "deep-wildcard": _ONE_LABEL,
             "wildcard-certificate": "compares the names of certificates letter by letter",
         }
         if version == "8.17":

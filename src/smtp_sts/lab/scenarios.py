@@ -37,7 +37,9 @@ Consequence = Literal["bypass", "lost mail", "delay", "missing report", "load", 
 
 #: What a daemon or a mail server may do without: a scenario that needs it is then not supported,
 #: not wrong.
-Feature = Literal["dane", "tlsrpt", "relay", "san", "wildcard-certificate", "own-dane", "draft00"]
+Feature = Literal[
+    "dane", "tlsrpt", "relay", "san", "wildcard-certificate", "deep-wildcard", "own-dane", "draft00"
+]
 
 #: The longest a daemon's answer may take (law 6), seconds.
 ANSWER_LIMIT: Final = 5.0
