@@ -22,6 +22,7 @@ from smtp_sts.mta.tcp_table import answer as tcp_table_answer
 from smtp_sts.resolver import Decision, overrides
 from smtp_sts.resolver.decision import Draft
 from smtp_sts.resolver.dialects import DialectResolver
+from smtp_sts.resolver.draft_cache import SLOW_FACTOR
 from smtp_sts.store import Stored, open_store
 
 from .scene import Scene, scene
@@ -77,12 +78,13 @@ async def play(
     dialects: tuple[str, ...] = BOTH,
     dane: bool = True,
     answer_timeout: float = 4.0,
+    max_lookups: int = 500,
 ) -> AsyncIterator[Play]:
     async with World() as world:
         await world.receive("bob.example", MX)
         if text:
             world.publish_draft("bob.example", text)
-        settings = PolicySection(dane=dane, answer_timeout=answer_timeout)
+        settings = PolicySection(dane=dane, answer_timeout=answer_timeout, max_lookups=max_lookups)
         made = Play(world, tmp_path / "s.db", settings, dialects)
         try:
             yield made
@@ -447,6 +449,22 @@ def test_law_6_nobody_waits_for_a_proof(tmp_path: Path) -> None:
             began = asyncio.get_running_loop().time()
             assert (await s.decide()).outcome == "testing"
             assert asyncio.get_running_loop().time() - began < s.fetch_timeout - 1.0
+
+    asyncio.run(run())
+
+
+def test_law_6_slow_proofs_of_some_keep_nobody_else_from_an_answer(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with play(tmp_path, record(), max_lookups=1) as s:
+            for number in range(2 * SLOW_FACTOR):
+                name = f"d{number}.example"
+                url = f"https://{name}/.well-known/smtp-sts/current"
+                s.world.publish_draft(name, record(mx=f"mx.{name}", a=f"webpki:{url}"))
+                page = s.world.policy_hosts.pages[name]
+                s.world.policy_hosts.pages[name] = replace(page, manner="silence")
+                assert (await s.resolver.decide(name)).reason == "never-validated"
+            assert len(s.draft.draft.running) >= 2 * SLOW_FACTOR
+            assert (await s.decide()).reason == "never-validated"
 
     asyncio.run(run())
 

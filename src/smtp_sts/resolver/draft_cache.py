@@ -156,6 +156,8 @@ class DraftCache:
         self._states: OrderedDict[str, _State] = OrderedDict()
         self._weight = 0
         self.running: set[asyncio.Task[None]] = set()
+        #: of those, looks at the DNS; the others are slower, and must not keep them out
+        self._looks = 0
         self._places = asyncio.Semaphore(settings.max_lookups)
         self._proofs = asyncio.Semaphore(PROOFS)
         self._checks = asyncio.Semaphore(CHECKS)
@@ -408,15 +410,16 @@ class DraftCache:
 
     def _start(self, domain: str, state: _State) -> bool:
         """Look at the DNS; False where too much is under way."""
-        if len(self.running) >= self._settings.max_lookups * SLOW_FACTOR:
+        if self._looks >= self._settings.max_lookups * SLOW_FACTOR:
             return False
+        self._looks += 1
         state.started = asyncio.get_running_loop().time()
         state.task = self._run(domain, state, self._discover(domain, state))
         return True
 
     def _work(self, domain: str, state: _State, work: Coroutine[Any, Any, None]) -> None:
         """Do what no answer waits for, one thing at a time for each domain."""
-        if state.work is not None or len(self.running) >= WORK_LIMIT:
+        if state.work is not None or len(self.running) - self._looks >= WORK_LIMIT:
             work.close()
             return
         state.work = self._run(domain, state, work)
@@ -433,6 +436,7 @@ class DraftCache:
         self.running.discard(task)
         if state.task is task:
             state.task = None
+            self._looks -= 1
         if state.work is task:
             state.work = None
         self._settle(domain, state)
