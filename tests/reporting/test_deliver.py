@@ -18,9 +18,10 @@ import dkim
 import pytest
 
 from smtp_sts.reporting import deliver, schedule
+from smtp_sts.reporting.attempt import Attempt, attempt
 from smtp_sts.reporting.deliver import HOLD_SECONDS, KEEP_SECONDS, Clock, Courier
 from smtp_sts.reporting.dkim import make_signer
-from smtp_sts.store.outbox import LEASE_SECONDS, open_outbox
+from smtp_sts.store.outbox import LEASE_SECONDS, Delivery, open_outbox
 from smtp_sts.store.tallies import open_tallies
 from smtp_sts.tlsrpt import open_report
 
@@ -118,6 +119,31 @@ def test_http_500_is_not_sent_and_is_tried_again_at_growing_distances(tmp_path: 
         assert office.clock.now == begin + 86400  # section 5.5: "up to 24hrs"
         assert 8 <= tries == len(office.https.posts) <= 11
         assert len({post.body for post in office.https.posts}) == 1  # the same report each time
+
+    play(act, tmp_path)
+
+
+def test_law_7_a_defect_of_ours_is_an_attempt_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Claimed again whenever the claim ran out, it would never have been given up."""
+
+    async def broken(delivery: Delivery, *rest: Any) -> Attempt:
+        if delivery.domain == "bob.example":
+            raise IndexError("a defect")
+        return await attempt(delivery, *rest)
+
+    async def act(office: PostOffice) -> None:
+        monkeypatch.setattr(deliver, "attempt", broken)
+        office.count("bob.example", "carol.example")
+        office.ask("bob.example", MAILTO)
+        office.ask("carol.example", "mailto:tls@carol.example")
+        await office.while_delivering(lambda: [d.tries for d in office.deliveries()] == [1, 1])
+        (bob,) = [d for d in office.deliveries() if d.domain == "bob.example"]
+        assert (bob.state, bob.answer) == ("due", "internal error: IndexError")
+        office.clock.move(schedule.RETRY_SECONDS)
+        await office.while_delivering(office.settled)
+        assert [state for *_, state in sorted(office.states())] == ["given-up", "delivered"]
 
     play(act, tmp_path)
 

@@ -477,6 +477,9 @@ class Courier:
                     lambda _, outbox: outbox.put_off(delivery, self._holder, now, "interrupted")
                 )
             raise
+        except Exception as error:  # noqa: BLE001 - else no try counts, and it never ends
+            _log.error("%s: an attempt broke", delivery.domain, exc_info=error)
+            came = Attempt(False, f"internal error: {type(error).__name__}")
         self._rest(delivery.host, silent=came.silent)
         recording = asyncio.create_task(self._record(delivery, came, self._clock.wall()))
         self._recordings.add(recording)
