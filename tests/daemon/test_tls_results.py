@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from smtp_sts.config import UnixAddress
+from smtp_sts.daemon.reporter import KEPT_DAYS
 from smtp_sts.lab.world import World
 from smtp_sts.mta.client import ask
 from smtp_sts.store import StoreError
@@ -103,6 +104,10 @@ def test_datagrams_are_counted_and_what_is_none_is_kept_for_inspection() -> None
     async def scene(world: World) -> None:
         path = world.home / "tlsrpt.sock"
         kept = world.home / "malformed"
+        kept.mkdir()
+        for number in range(60):  # of days long ago, and what is not ours
+            (kept / f"malformed-2020-{number // 28 + 1:02}-{number % 28 + 1:02}.jsonl").touch()
+        (kept / "notes").touch()
         config = configured(world, socket=str(path), socket_mode="0620", keep_malformed=str(kept))
         with daemon(config, world.socket_path) as process:
             await soon(path.exists)
@@ -111,10 +116,13 @@ def test_datagrams_are_counted_and_what_is_none_is_kept_for_inspection() -> None
             await soon(lambda: counted(world) == (2, 1))
             (result,) = results(world)
             assert [f.result_type for f in result.failures] == ["certificate-host-mismatch"]
-            await soon(lambda: list(kept.glob("*.jsonl")))
+            await soon(lambda: any(file.stat().st_size for file in kept.glob("*.jsonl")))
             log = told(process)
         assert not path.exists()
-        samples = [json.loads(line) for line in next(kept.glob("*.jsonl")).read_text().splitlines()]
+        *old, latest = sorted(kept.glob("*.jsonl"))
+        assert (len(old), old[-1].name) == (KEPT_DAYS - 1, "malformed-2020-03-04.jsonl")
+        assert (kept / "notes").exists()
+        samples = [json.loads(line) for line in latest.read_text().splitlines()]
         assert [sample["slug"] for sample in samples] == ["datagram-not-json", "datagram-fields"]
         assert "broke" not in log
 

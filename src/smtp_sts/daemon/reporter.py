@@ -74,6 +74,8 @@ ASKED_AT_ONCE: Final = 64
 KNOW_SECONDS: Final = 1.0
 #: Malformed datagrams kept in a day's file, at most.
 KEPT_A_DAY: Final = 1000
+#: Such files that are kept, the latest.
+KEPT_DAYS: Final = 35
 #: At the end, from SIGTERM on (seconds).
 DRAIN_SECONDS: Final = 2.5
 
@@ -340,11 +342,14 @@ class Datagrams:
             self._keep(portion.samples)
 
     def _keep(self, samples: Iterable[Mapping[str, Any]]) -> None:
-        """Malformed datagrams, for inspection: a file a day, bounded."""
+        """Malformed datagrams, for inspection: a file a day, bounded, for some weeks."""
         path = self._kept / f"malformed-{datetime.now(UTC):%Y-%m-%d}.jsonl"
         try:
             self._kept.mkdir(parents=True, exist_ok=True)
             there = path.read_bytes().count(b"\n") if path.exists() else 0
+            if not path.exists():  # the first of its day
+                for old in sorted(self._kept.glob("malformed-????-??-??.jsonl"))[: 1 - KEPT_DAYS]:
+                    old.unlink()
             with path.open("a") as out:
                 for sample in list(samples)[: max(KEPT_A_DAY - there, 0)]:
                     out.write(json.dumps(sample) + "\n")
