@@ -22,7 +22,8 @@ def daemon(config: Path, path: Path) -> Iterator[subprocess.Popen[str]]:
         until = time.monotonic() + 10
         while time.monotonic() < until and process.poll() is None:
             with socket.socket(socket.AF_UNIX) as probe:
-                if probe.connect_ex(str(path)) == 0:
+                # The first worker comes when all sockets are there.
+                if probe.connect_ex(str(path)) == 0 and workers_of(process):
                     break
             time.sleep(0.02)
         yield process

@@ -25,6 +25,8 @@ from .cannot import cannot
 pytestmark = pytest.mark.real
 
 HERE = Path(__file__).parents[2]
+#: What PyPI has no wheel of; it is Python alone.
+AS_SOURCE = ("dkimpy==",)
 SECURE = "secure match=mx.bob.example servername=hostname"
 TABLE = "socketmap:inet:127.0.0.1:8461:postfix"
 SHOW = ("systemctl", "show", "smtp-sts.service", "--value", "-p")
@@ -36,13 +38,21 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheels")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     machine = os.uname().machine
+    # One requirement a paragraph, its hashes on lines of their own.
+    wanted = re.findall(
+        r"^[a-z].*(?:\n    .*)*", (HERE / "requirements" / "lab.txt").read_text(), re.M
+    )
+    source, binary = folder / "source.txt", folder / "binary.txt"
+    source.write_text("\n".join(one for one in wanted if one.startswith(AS_SOURCE)))
+    binary.write_text("\n".join(one for one in wanted if not one.startswith(AS_SOURCE)))
     commands = (
+        [*pip, "wheel", "--no-deps", "-w", str(folder), "--require-hashes", "-r", str(source)],
         [*pip, "wheel", "--no-deps", "-w", str(folder), str(HERE)],
         [
             *pip, "download", "-d", str(folder), "--no-deps", "--only-binary=:all:",
             "--python-version=3.11", f"--platform=manylinux2014_{machine}",
             f"--platform=manylinux_2_28_{machine}", "--require-hashes",
-            "-r", str(HERE / "requirements" / "lab.txt"),
+            "-r", str(binary),
         ],
     )  # fmt: skip
     for command in commands:

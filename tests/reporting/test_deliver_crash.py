@@ -89,7 +89,7 @@ def test_kill_9_at_random_points_loses_nothing_and_sends_nothing_after_it_was_re
                     domain = post.target.rpartition("/")[2]
                     assert (domain, "https") not in recorded
                     posts[domain] += 1
-            assert kills > 2
+            assert kills > 1  # the last one found all done
             assert set(mails) == set(posts) == set(domains)
             # Twice at most where the kill came between the answer and the record, and then the same
             # report-id and Message-ID, by which receivers tell.
