@@ -557,7 +557,7 @@ enabled = false
 organization = ""
 contact = ""
 # The datagram socket for smtp_tlsrpt_socket_name of Postfix 3.10 and later, "" for none; within
-# the queue directory where smtp(8) is chrooted: "/var/spool/postfix/run/smtp-sts/tlsrpt.sock".
+# the queue directory where smtp(8) is chrooted: "/var/spool/postfix/smtp-sts/tlsrpt.sock".
 socket = ""
 socket_mode = "0660"
 socket_owner = ""
