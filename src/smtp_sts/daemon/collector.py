@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import select
 import selectors
 import signal
 import socket
-import struct
 import time
 from typing import Final
 
+from smtp_sts.daemon.peers import accept
 from smtp_sts.reporting.aggregate import DAY, Aggregate
 from smtp_sts.reporting.handover import LENGTH, Ask, Giver, asks, framed
 from smtp_sts.reporting.receive import Receiver, Siphon
@@ -147,16 +146,10 @@ class _Collector:
                 self._drop()
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        if struct.unpack("3i", credentials)[1] != os.getuid():
-            sock.close()
+        sock = accept(self._listener)
+        if sock is None:
             return
         self._drop()  # one reporter; the one before has died
-        sock.setblocking(False)
         self._link = _Link(sock)
         self._poll.register(sock, selectors.EVENT_READ)
 

@@ -80,6 +80,20 @@ def listener() -> socket.socket:
     return sock
 
 
+def accept(listening: socket.socket) -> socket.socket | None:
+    """A connection that waits, non-blocking; None where there is none, or it is another user's."""
+    try:
+        sock, _ = listening.accept()
+    except (BlockingIOError, ConnectionAbortedError):
+        return None
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    if struct.unpack("3i", credentials)[1] != os.getuid():
+        sock.close()
+        return None
+    sock.setblocking(False)
+    return sock
+
+
 class _Link(asyncio.Protocol):
     """A connection between two workers, either end."""
 
@@ -362,16 +376,9 @@ class Peers(Owners):
             _log.debug("worker %d cannot be reached: %s", index, error)
 
     def _accept(self) -> None:
-        try:
-            sock, _ = self._listener.accept()
-        except (BlockingIOError, ConnectionAbortedError):
-            return
-        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        if struct.unpack("3i", credentials)[1] != os.getuid():
-            sock.close()
-            return
-        sock.setblocking(False)
-        self._run(self._attach(sock))
+        sock = accept(self._listener)
+        if sock is not None:
+            self._run(self._attach(sock))
 
     async def _attach(self, sock: socket.socket) -> None:
         await asyncio.get_running_loop().connect_accepted_socket(
