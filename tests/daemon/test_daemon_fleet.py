@@ -91,7 +91,7 @@ async def fleet(server: Cluster) -> AsyncIterator[Fleet]:
 
 
 def test_one_fetch_for_the_fleet_however_many_ask_at_once(server: Cluster) -> None:
-    async def play() -> None:
+    async def play() -> bool:
         async with fleet(server) as f:
             domains = [f"d{n}.example" for n in range(10)]
             for domain in domains:
@@ -102,12 +102,18 @@ def test_one_fetch_for_the_fleet_however_many_ask_at_once(server: Cluster) -> No
             got = await asyncio.gather(*(f.ask(n, domain) for n, domain in asked))
             assert list(got) == [SECURE.format(f"mx.{domain}") for _, domain in asked]
             hosts = [f"mta-sts.{domain}" for domain in domains]
-            assert [f.world.policy_hosts.fetches[host] for host in hosts] == [1] * 10
+            fetches = [f.world.policy_hosts.fetches[host] for host in hosts]
             used = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{f.database}'"
             assert int(server.sql(used)[0]) <= 6  # one a worker
             assert server.sql("SELECT * FROM claims", f.database) == []
+            logs = [await asyncio.to_thread(told, process) for process in f.processes]
+            # A machine so busy that the database was not waited for (law 4) shows nothing.
+            if any("going on from memory" in log for log in logs):
+                return False
+            assert fetches == [1] * 10
+            return True
 
-    asyncio.run(play())
+    assert any(asyncio.run(play()) for _ in range(4))
 
 
 def test_what_one_finds_is_seen_by_all_though_the_record_does_not_tell(server: Cluster) -> None:

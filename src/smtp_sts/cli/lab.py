@@ -323,10 +323,20 @@ def _run(work: Callable[[], Awaitable[Any]], stop_with_input: bool = False) -> A
         task = asyncio.current_task()
         assert task is not None
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGHUP):  # the terminal may be closed
-            loop.add_signal_handler(number, task.cancel)
+        numbers = (signal.SIGTERM, signal.SIGHUP)  # the terminal may be closed
+
+        def stop() -> None:
+            # Once: another cancellation would break off the cleaning up. An end of input stays.
+            if stop_with_input:
+                loop.remove_reader(sys.stdin)
+            for number in numbers:
+                loop.add_signal_handler(number, lambda: None)
+            task.cancel()
+
+        for number in numbers:
+            loop.add_signal_handler(number, stop)
         if stop_with_input:
-            loop.add_reader(sys.stdin, task.cancel)
+            loop.add_reader(sys.stdin, stop)
         try:
             return await work()
         finally:

@@ -80,6 +80,7 @@ async def run(
     counts: dict[str, int] = {}
     table = ReadyTable(config.policy.ready_replies)
     keeper = Keeper(config.store.url, counts)
+    await keeper.open()
     reach = reach_of(config)
     resolver = make_resolver(config, reach, keeper, counts, table.forget)
     if index == 0:

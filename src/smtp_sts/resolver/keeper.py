@@ -42,6 +42,8 @@ LOOK_SECONDS: Final = 10.0
 REOPEN_SECONDS: Final = 5.0
 #: Nothing that a shared store does is waited for longer (seconds).
 PATIENCE: Final = 1.0
+#: But at the start, when nobody asks yet and tables may have to be made (seconds).
+START_PATIENCE: Final = 2.0
 #: While another daemon fetches a policy, the store is asked for it this often (seconds).
 CLAIM_POLL: Final = 0.25
 #: Policies that are kept in memory for a store that refuses them, and bytes of their texts.
@@ -85,6 +87,14 @@ class Keeper:
         self._overdue: set[asyncio.Future[Any]] = set()
         loops = (self._read(), self._write(), *([self._claim()] if self.shared else []))
         self._tasks = [asyncio.create_task(loop) for loop in loops]
+
+    async def open(self) -> None:
+        """Open a shared store before anybody asks, so that the first fetches are claimed there too.
+
+        Returns after `START_PATIENCE` at the latest, with the store or without it (law 4).
+        """
+        if self.shared:
+            await self._try(lambda store: store.get([]), None, START_PATIENCE)
 
     @property
     def trouble(self) -> str:
@@ -307,20 +317,20 @@ class Keeper:
     def _count(self, name: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1
 
-    async def _try(self, work: Callable[[Store], T], otherwise: T) -> T:
+    async def _try(self, work: Callable[[Store], T], otherwise: T, patience: float = PATIENCE) -> T:
         if self._overdue or (self._store is None and time.monotonic() < self._next_try):
             return otherwise
         if not self.shared:
             return await self._work(work, otherwise)
         job = asyncio.ensure_future(self._work(work, otherwise))
         # A store that is away is looked for, but not waited for.
-        await asyncio.wait([job], timeout=0.0 if self._away else PATIENCE)
+        await asyncio.wait([job], timeout=0.0 if self._away else patience)
         if job.done():
             return job.result()
         self._count("store-late")
         self._away = True
         if not self._trouble:
-            self._trouble = f"the shared store has not answered for {PATIENCE:g} s"
+            self._trouble = f"the shared store has not answered for {patience:g} s"
             _log.error("%s; going on from memory", self._trouble)
         self._overdue.add(job)
         job.add_done_callback(self._overdue.discard)
