@@ -1,9 +1,10 @@
 """The play: a daemon in the lab's world, scenario after scenario, results as data.
 
-Promises: scenarios play at the same time, at most `AT_ONCE`, each on a domain of its own; those
-that restart the daemon or move its clock do it together, after the others; daemon and files are
-gone afterwards, also when cancelled. Must not: judge by anything but what the daemon answers, who
-has read a message and how it came, and how often policy hosts were asked.
+Promises: scenarios play at the same time, at most `AT_ONCE` in one world, each on a domain of its
+own; those that restart the daemon or move its clock do it together, in a world of their own or
+after the others; daemon and files are gone afterwards, also when cancelled. Must not: judge by
+anything but what the daemon answers, who has read a message and how it came, and how often policy
+hosts were asked.
 """
 
 from __future__ import annotations
@@ -112,11 +113,20 @@ async def play(
     done: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Play scenarios through this daemon; `done` hears of each. Raises SubjectError, OSError."""
-    # In a world of their own: what others leave to be refreshed would fill the lab while they wait.
+    # In worlds of their own: what others leave to be refreshed would fill the lab while those wait
+    # whose daemon is restarted or whose clock is moved.
     late = [s for s in scenarios if _late(s) and not s.public_only]
-    found = await _play(late, profile, done)
-    found += await _play([s for s in scenarios if s not in late], profile, done)
-    return _in_order(found, scenarios)
+    rest = [s for s in scenarios if s not in late]
+    drafts = [s for s in rest if "draft00" in s.needs]
+    others = [s for s in rest if s not in drafts]
+    try:
+        async with asyncio.TaskGroup() as group:
+            worlds = [
+                group.create_task(_play(chosen, profile, done)) for chosen in (late, others, drafts)
+            ]
+    except BaseExceptionGroup as troubles:
+        raise _first(troubles) from None
+    return _in_order([result for world in worlds for result in world.result()], scenarios)
 
 
 async def _play(
