@@ -41,7 +41,7 @@ def play(*arguments: str) -> dict[str, Any]:
     """What `lab score` says of a daemon."""
     command = [str(SMTP_STS), "lab", "score", "--json", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode not in (0, 1):
+    if done.returncode not in (0, 1) or not done.stdout:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -19,30 +19,30 @@ NOBODY = "nameserver 45.45.0.200\n"
 async def main() -> None:
     apart.prepare()
     async with World(place=APART) as world:
-        environment = apart.lead_in(world)
-        RESOLV_CONF.write_text(NOBODY)
-        for domain in ("one.example", "two.example", "three.example"):
-            await world.publish(domain)
-        config = world.home / "daemon.toml"
-        config.write_text(
-            f'[policy]\nlisten = "unix:{world.socket_path}"\nworkers = 2\n'
-            f'[store]\nurl = "sqlite:///{world.home}/s.db"\n[control]\nsocket = ""\n'
-        )
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "smtp_sts", "--config", str(config), "serve", env=environment
-        )
-        try:
-            await _until(world.socket_path.exists)
-            print("nobody:", await ask(world, "one.example"), flush=True)
-            RESOLV_CONF.write_text("search example\nnameserver 127.0.0.1\noptions trust-ad\n")
-            await asyncio.sleep(3)
-            print("changed:", await ask(world, "two.example"), flush=True)
-            RESOLV_CONF.write_text("")
-            await asyncio.sleep(3)
-            print("emptied:", await ask(world, "three.example"), flush=True)
-        finally:
-            process.terminate()
-            await process.wait()
+        with apart.lead_in(world) as environment:
+            RESOLV_CONF.write_text(NOBODY)
+            for domain in ("one.example", "two.example", "three.example"):
+                await world.publish(domain)
+            config = world.home / "daemon.toml"
+            config.write_text(
+                f'[policy]\nlisten = "unix:{world.socket_path}"\nworkers = 2\n'
+                f'[store]\nurl = "sqlite:///{world.home}/s.db"\n[control]\nsocket = ""\n'
+            )
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "smtp_sts", "--config", str(config), "serve", env=environment
+            )
+            try:
+                await _until(world.socket_path.exists)
+                print("nobody:", await ask(world, "one.example"), flush=True)
+                RESOLV_CONF.write_text("search example\nnameserver 127.0.0.1\noptions trust-ad\n")
+                await asyncio.sleep(3)
+                print("changed:", await ask(world, "two.example"), flush=True)
+                RESOLV_CONF.write_text("")
+                await asyncio.sleep(3)
+                print("emptied:", await ask(world, "three.example"), flush=True)
+            finally:
+                process.terminate()
+                await process.wait()
 
 
 async def ask(world: World, domain: str) -> str:

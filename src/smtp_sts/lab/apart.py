@@ -7,12 +7,13 @@ and iproute2, and root or user namespaces. Must not: change anything outside.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Final
@@ -88,17 +89,20 @@ def prepare() -> None:
         _run(command)
 
 
-def lead_in(world: World) -> dict[str, str]:
+@contextlib.contextmanager
+def lead_in(world: World) -> Iterator[dict[str, str]]:
     """Make names and trust of this machine those of the world; the environment for a daemon."""
     resolv = world.home / "resolv.conf"
     resolv.write_text("nameserver 127.0.0.1\noptions trust-ad\n", encoding="ascii")
     # Without a resolv.conf, 127.0.0.1 is asked anyway: resolv.conf(5).
-    if Path("/etc/resolv.conf").exists():
-        _run(["mount", "--bind", str(resolv), str(Path("/etc/resolv.conf").resolve())])
-    for path in CA_FILES:
-        if Path(path).exists():
-            _run(["mount", "--bind", str(world.ca_file), str(Path(path).resolve())])
-    return dict.fromkeys(CA_VARIABLES, str(world.ca_file))
+    wanted = {"/etc/resolv.conf": resolv, **dict.fromkeys(CA_FILES, world.ca_file)}
+    with contextlib.ExitStack() as stack:
+        for path, ours in wanted.items():
+            if Path(path).exists():
+                place = str(Path(path).resolve())
+                _run(["mount", "--bind", str(ours), place])
+                stack.callback(_run, ["umount", "--lazy", place])
+        yield dict.fromkeys(CA_VARIABLES, str(world.ca_file))
 
 
 def _run(command: list[str]) -> None:

@@ -10,7 +10,6 @@ hosts were asked.
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -48,11 +47,9 @@ _BETWEEN: Final = 0.02
 PATIENCE: Final = 8.0
 #: How long what the daemon has begun to look at may take to come to an end, seconds.
 _SETTLE: Final = 0.3
+#: And where others restart the daemon or move its clock as soon as all stand still.
+_SETTLE_LATE: Final = 1.5
 _EVERY: Final = 0.1
-#: The lab is calm when so many domains, asked one after another, were answered so soon (seconds).
-_CALM_TIMES: Final = 10
-_CALM: Final = 0.2
-_CALM_SECONDS: Final = 25.0
 _DAY: Final = 86400.0
 #: DNS answers may be kept so long; short, so that changes are seen (seconds).
 TTL: Final = 1
@@ -113,12 +110,9 @@ async def play(
     done: Callable[[Result], None] = lambda result: None,
 ) -> list[Result]:
     """Play scenarios through this daemon; `done` hears of each. Raises SubjectError, OSError."""
-    # In worlds of their own: what others leave to be refreshed would fill the lab while those wait
-    # whose daemon is restarted or whose clock is moved.
-    late = [s for s in scenarios if _late(s) and not s.public_only]
-    rest = [s for s in scenarios if s not in late]
+    rest, late = apart_in_time([s for s in scenarios if not s.public_only])
     drafts = [s for s in rest if "draft00" in s.needs]
-    others = [s for s in rest if s not in drafts]
+    others = [s for s in scenarios if s not in late and s not in drafts]
     try:
         async with asyncio.TaskGroup() as group:
             worlds = [
@@ -156,6 +150,23 @@ async def _play(
                 subject.features |= known_to_ours(chosen)
                 found += await play_in(world, subject, chosen, watch=True, done=done)
     return found
+
+
+def apart_in_time(scenarios: Sequence[Scenario]) -> tuple[list[Scenario], list[Scenario]]:
+    """Those for one world, and those that restart the daemon or move its clock, for another.
+
+    For what the first leave to be refreshed would fill the lab while the others wait.
+    """
+    late = [scenario for scenario in scenarios if _late(scenario)]
+    return [scenario for scenario in scenarios if scenario not in late], late
+
+
+async def in_turn(
+    scenarios: Sequence[Scenario], work: Callable[[Sequence[Scenario]], Awaitable[list[Result]]]
+) -> list[Result]:
+    """Have `work` play scenarios in one world, then those for another."""
+    found = [result for some in apart_in_time(scenarios) if some for result in await work(some)]
+    return _in_order(found, scenarios)
 
 
 def settings(scenarios: Sequence[Scenario]) -> dict[str, object]:
@@ -238,8 +249,6 @@ async def play_in(
                     left_out.append(Result(scenario, verdict="not supported", reason=why))
                     done(left_out[-1])
             late = [s for s in late if clock is not None or not s.ages]
-        if late:
-            await subject.during(_calm(subject))
         found += await subject.during(batch(late, clock))
     for result in found:
         _support(result, subject)
@@ -249,22 +258,6 @@ async def play_in(
 def _late(scenario: Scenario) -> bool:
     """Whether it does what all others would notice."""
     return scenario.restarts or scenario.ages
-
-
-async def _calm(subject: Subject) -> None:
-    """Wait until what the scenarios before have left to be refreshed no longer fills the lab.
-
-    A daemon that is slow by itself is not waited for longer than `_CALM_SECONDS`.
-    """
-    loop = asyncio.get_running_loop()
-    until, quick = loop.time() + _CALM_SECONDS, 0
-    for number in itertools.count():
-        began = loop.time()
-        await subject.ask(f"calm-{number}.example")
-        quick = quick + 1 if loop.time() - began < _CALM else 0
-        if quick == _CALM_TIMES or loop.time() > until:
-            return
-        await asyncio.sleep(0.2)
 
 
 async def _movable(world: World, subject: Subject) -> tuple[Clock | None, str]:
@@ -394,6 +387,7 @@ class Player:
         self._still = still
         # What is due after days is looked for every few seconds, so there it takes longer.
         self._patience, self._watch = patience * (2 if scenario.ages else 1), watch
+        self._settle = _SETTLE_LATE if _late(scenario) else _SETTLE
         self._stage = Stage(world, scenario.domain)
         self.result = Result(scenario)
         self._number = 0
@@ -547,7 +541,7 @@ class Player:
             looked = self._stage.looks()
             met = looked[0] > before[0] and (not step.fetch or looked[1] > before[1])
             if met and not last and not step.until:
-                await asyncio.sleep(_SETTLE)  # for the answer that is on its way
+                await asyncio.sleep(self._settle)  # for the answer that is on its way
             try:
                 reply = await self._ask(self._stage.domain)
             except ClientError as error:

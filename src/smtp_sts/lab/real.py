@@ -21,7 +21,7 @@ from smtp_sts.lab import apart, machine
 from smtp_sts.lab.mtas import exim, postfix, sendmail
 from smtp_sts.lab.mtas.base import Seen
 from smtp_sts.lab.onpath import OnPath
-from smtp_sts.lab.play import PROFILE, TTL, Ask, Result, known_to_ours, play_in, settings
+from smtp_sts.lab.play import PROFILE, TTL, Ask, Result, in_turn, known_to_ours, play_in, settings
 from smtp_sts.lab.scenarios import Feature, Scenario
 from smtp_sts.lab.sender import Delivery, Tls
 from smtp_sts.lab.subject import Subject, answer_of, ours
@@ -273,32 +273,39 @@ async def run(
     kind = MTAS[mta]
     lower = kind.root_file_system()
     apart.prepare()
-    routes = Routes()
-    async with World(ttl=TTL, place=APART, names=OnPath) as world, _listening(routes):
-        environment = apart.lead_in(world)
-        await world.receive("alice.example", "mx.alice.example")
-        listen = [f"unix:{world.socket_path}", f"127.0.0.1:{_SOCKETMAP}", f"127.0.0.1:{_SENDMAIL}"]
-        config = world.config_toml(
-            policy={**settings(scenarios), "listen": listen, "listen_line": f"127.0.0.1:{_LINE}"},
-            network={"allow_private_addresses": False},
-        )
-        address = UnixAddress(str(world.socket_path))
-        log = world.home / "daemon.log"
-        subject = Subject(ours(config), address, kind.profile, log, environment)
-        subject.features |= known_to_ours(scenarios)
-        with (
-            machine.writable(lower, world.home) as root,
-            kind.running(kind.version, root, world.ca_file, routes) as server,
-            ThreadPoolExecutor(_AT_ONCE) as workers,
-        ):
-            return await play_in(
-                world,
-                subject,
-                scenarios,
-                watch=True,
-                done=done,
-                senders=lambda ask: RealSender(server, workers, ask),
-                lacks={name: f"{mta} {why}" for name, why in server.lacks.items()},
-                between=_BETWEEN,
-                at_once=_AT_ONCE,
-            )
+
+    async def play(some: Sequence[Scenario]) -> list[Result]:
+        routes = Routes()
+        async with World(ttl=TTL, place=APART, names=OnPath) as world, _listening(routes):
+            await world.receive("alice.example", "mx.alice.example")
+            ports = (f"127.0.0.1:{_SOCKETMAP}", f"127.0.0.1:{_SENDMAIL}")
+            listen = [f"unix:{world.socket_path}", *ports]
+            config = world.config_toml(
+                policy={
+                    **settings(scenarios), "listen": listen, "listen_line": f"127.0.0.1:{_LINE}",
+                },
+                network={"allow_private_addresses": False},
+            )  # fmt: skip
+            address = UnixAddress(str(world.socket_path))
+            log = world.home / "daemon.log"
+            with (
+                apart.lead_in(world) as environment,
+                machine.writable(lower, world.home) as root,
+                kind.running(kind.version, root, world.ca_file, routes) as server,
+                ThreadPoolExecutor(_AT_ONCE) as workers,
+            ):
+                subject = Subject(ours(config), address, kind.profile, log, environment)
+                subject.features |= known_to_ours(scenarios)
+                return await play_in(
+                    world,
+                    subject,
+                    some,
+                    watch=True,
+                    done=done,
+                    senders=lambda ask: RealSender(server, workers, ask),
+                    lacks={name: f"{mta} {why}" for name, why in server.lacks.items()},
+                    between=_BETWEEN,
+                    at_once=_AT_ONCE,
+                )
+
+    return await in_turn(scenarios, play)
