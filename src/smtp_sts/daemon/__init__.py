@@ -33,7 +33,7 @@ from smtp_sts.config import (
     listeners,
     load,
 )
-from smtp_sts.daemon import log, peers, sockets, worker
+from smtp_sts.daemon import cores, log, peers, sockets, worker
 from smtp_sts.daemon.beside import Beside
 from smtp_sts.daemon.board import Board
 from smtp_sts.net.https import tls_context
@@ -382,6 +382,8 @@ def _run_loop(
     counting: tuple[Board, int | None],
     elders: list[bytes],
 ) -> None:
+    cores.settle(index, len(peer_listeners))
+
     def ready() -> None:
         with contextlib.suppress(BrokenPipeError):  # nobody waits for a worker that replaces one
             os.write(tell, b"1")
