@@ -253,7 +253,7 @@ def test_the_table_is_bounded_and_forgets() -> None:
     assert list(table.replies) == [b"8"]
     table.add(b"8", b"new", "d0", 200.0)
     table.sweep(150.0)
-    assert table.replies == {b"8": b"new"}
+    assert {key: ready.reply for key, ready in table.replies.items()} == {b"8": b"new"}
     assert table.due == 200.0
     table.sweep(200.0)
     assert not table.replies
@@ -264,7 +264,8 @@ def test_the_table_is_bounded_by_bytes_too() -> None:
     table = ReadyTable(1000, max_bytes=10_000)
     for n in range(100):
         table.add(b"%02d" % n, bytes(998), f"d{n}", 100.0)
-        assert table.bytes == sum(len(k) + len(v) for k, v in table.replies.items()) <= 10_000
+        held = sum(len(key) + len(ready.reply) for key, ready in table.replies.items())
+        assert table.bytes == held <= 10_000
     assert list(table.replies) == [b"%02d" % n for n in range(90, 100)]
     table.add(b"99", bytes(4998), "d99", 100.0)
     assert list(table.replies) == [b"%02d" % n for n in range(94, 99)] + [b"99"]
@@ -276,7 +277,9 @@ def test_a_table_that_was_cleared_is_as_new() -> None:
     table = ReadyTable(3)
     for n in range(3):
         table.add(b"%d" % n, b"r", "d", 100.0, "postfix enforce")
-    table.hits[b"1"] += 2
+    ready = table.replies[b"1"]
+    ready.hits = 2
+    table.asked.append(ready)
     table.clear()
     assert (table.replies, table.bytes, table.due) == ({}, 0, math.inf)
     assert table.answered() == {"postfix enforce": 2}

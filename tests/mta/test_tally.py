@@ -56,7 +56,10 @@ def test_hits_of_ready_replies_are_counted_whatever_becomes_of_the_replies(
         if what == "add":
             table.add(request, b"r", f"d{n % 2}", 100.0 + n, f"kind {n % 2}")
         elif what == "hit" and request in table.replies:
-            table.hits[request] += 1
+            ready = table.replies[request]
+            if not ready.hits:
+                table.asked.append(ready)
+            ready.hits += 1
             wanted[f"kind {n % 2}"] = wanted.get(f"kind {n % 2}", 0) + 1
         elif what == "forget":
             table.forget(f"d{n % 2}")
@@ -65,4 +68,4 @@ def test_hits_of_ready_replies_are_counted_whatever_becomes_of_the_replies(
         elif what == "read":
             assert table.answered() == wanted
     assert table.answered() == wanted
-    assert not table.hits
+    assert not table.asked

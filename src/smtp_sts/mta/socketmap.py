@@ -6,9 +6,9 @@ nothing more; a client that sends without reading is not read from (bounded memo
 connection is kept (Postfix before 3.10 takes an idle close for a failed look-up).
 Must not log, lock or await on the way of a ready reply.
 
-Why the hot path may split at commas: the keys of the ready table are whole netstrings without
-their final comma and without one inside, and netstrings are a prefix-free code. So where the text
-up to the next comma is such a key, it is that request and no other.
+Why the hot path may split at commas: the keys of the ready table are whole netstrings without a
+comma but their last, and netstrings are a prefix-free code. So where the text up to and with the
+next comma is such a key, it is that request and no other.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import msgspec
 
 from smtp_sts.mta import netstring
 from smtp_sts.mta.profiles import NOT_FOUND, PROFILES, profile_name, replies
+from smtp_sts.mta.ready import Ready
 from smtp_sts.mta.service import Connection, Service
 from smtp_sts.resolver.decision import Decision, as_data
 
@@ -48,20 +49,23 @@ class Socketmap(Connection):
         if time() >= table.due:
             table.sweep(time())
         if not self._buffer and not self._pending:
-            request = data[:-1]
-            reply = table.replies.get(request)
-            if reply is not None and data[-1] == 0x2C:
-                table.hits[request] += 1
-                self._write(reply)
+            ready = table.replies.get(data)
+            if ready is not None:
+                if not ready.hits:
+                    table.asked.append(ready)
+                ready.hits += 1
+                self._write(ready.reply)
                 return
-            get = table.replies.get
             parts = data.split(b",")
-            if len(parts) > 2:
-                ready = [get(part) for part in parts[:-1]]
-                if not parts[-1] and None not in ready:
+            if len(parts) > 2 and not parts.pop():
+                found = [*map(table.replies.get, [part + b"," for part in parts])]
+                if None not in found:
+                    several = cast("list[Ready]", found)
                     # All count as what the first one is: each by itself would cost 5 %.
-                    table.hits[parts[0]] += len(ready)
-                    self._write(b"".join(cast("list[bytes]", ready)))
+                    if not several[0].hits:
+                        table.asked.append(several[0])
+                    several[0].hits += len(several)
+                    self._write(b"".join([ready.reply for ready in several]))
                     return
         super().data_received(data)
 
@@ -75,7 +79,7 @@ class Socketmap(Connection):
                 if found is None:
                     break
                 payload, after = found
-                self._request(payload, data[position : after - 1])
+                self._request(payload, data[position:after])
                 position = after
         except netstring.NetstringError as error:
             self._service.count("bad-netstrings")
@@ -86,8 +90,10 @@ class Socketmap(Connection):
     def _request(self, payload: bytes, request: bytes) -> None:
         ready = self._table.replies.get(request)
         if ready is not None:
-            self._table.hits[request] += 1
-            self._reply(ready)
+            if not ready.hits:
+                self._table.asked.append(ready)
+            ready.hits += 1
+            self._reply(ready.reply)
             return
         name, _, key = payload.partition(b" ")
         map_name = name.decode("ascii", "replace")
@@ -102,7 +108,7 @@ class Socketmap(Connection):
                 data = as_data(key.decode("utf-8"), decision, replies(decision))
                 return netstring.encode(b"OK " + msgspec.json.encode(data))
             reply = netstring.encode(PROFILES[profile](decision).encode("ascii"))
-            if decision.valid_until > time() and b"," not in request:
+            if decision.valid_until > time() and request.count(b",") == 1:
                 kind = f"{profile} {decision.outcome}"
                 self._table.add(request, reply, domain, decision.valid_until, kind)
             return reply
