@@ -39,6 +39,12 @@ WARM = {
     "128 connections": (128, 1, 11.0),
     "32 connections, 16 in flight": (32, 16, 18.0),
 }
+#: By a unix socket too, where nothing is to be reached: connections, requests in flight.
+UNIX = {
+    "1 connection, unix socket": (1, 1),
+    "32 connections, unix socket": (32, 1),
+    "128 connections, unix socket": (128, 1),
+}
 COLD_NAME, COLD_GOAL = "cold domains", 1.7
 OURS, REFERENCE_NAME, UVLOOP = "smtp-sts", "reference", "reference, uvloop"
 #: The server in C, by its number of processes.
@@ -108,14 +114,18 @@ def await_reply(port: int, key: str, limit: float = 15.0) -> float:
     raise SystemExit(f"nothing answers on port {port}")
 
 
-def load_command(port: int, keys: Path, count: int, depth: int, seconds: float) -> list[str]:
+def load_command(
+    port: int, keys: Path, count: int, depth: int, seconds: float, host: str = "127.0.0.1"
+) -> list[str]:
     profile = "postfix-tlsrpt" if port == PORTS[OURS] else "postfix"
     numbers = [str(count), str(depth), str(seconds)]
-    return [str(OUT / "load"), "127.0.0.1", str(port), profile, str(keys), *numbers]
+    return [str(OUT / "load"), host, str(port), profile, str(keys), *numbers]
 
 
-def load(port: int, keys: Path, count: int, depth: int, seconds: float) -> dict[str, float]:
-    command = load_command(port, keys, count, depth, seconds)
+def load(
+    port: int, keys: Path, count: int, depth: int, seconds: float, host: str = "127.0.0.1"
+) -> dict[str, float]:
+    command = load_command(port, keys, count, depth, seconds, host)
     text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     result: dict[str, float] = json.loads(text)
     if result["ok"] != result["done"]:
@@ -131,7 +141,7 @@ def write_keys(path: Path, names: Iterator[str]) -> Path:
 def our_config(folder: Path, store: str, dns: int, https: int) -> str:
     file = folder / f"{store}.toml"
     file.write_text(
-        f'[policy]\nlisten = "127.0.0.1:8461"\nworkers = 2\n'
+        f'[policy]\nlisten = ["127.0.0.1:8461", "unix:{folder}/{OURS}"]\nworkers = 2\n'
         f'[dns]\nnameservers = ["127.0.0.1:{dns}"]\n'
         f'[network]\nhttps_port = {https}\nca_file = "{folder}/ca.pem"\n'
         f"allow_private_addresses = true\n"
@@ -190,17 +200,23 @@ def ready_network(folder: Path) -> None:
 
 
 def start_reference(folder: Path, daemons: contextlib.ExitStack) -> None:
-    """Twice: as pip installs it, and with uvloop, its optional extra."""
+    """Thrice: as pip installs it, with uvloop (its optional extra), and on a unix socket."""
     env = {"SSL_CERT_FILE": str(folder / "ca.pem")}
-    for name, options in ((REFERENCE_NAME, ["--disable-uvloop"]), (UVLOOP, [])):
-        file = folder / f"{PORTS[name]}.yml"
+    tcp = "host: 127.0.0.1\nport: {port}\n"
+    for name, options, where in (
+        (REFERENCE_NAME, ["--disable-uvloop"], tcp),
+        (UVLOOP, [], tcp),
+        (f"{REFERENCE_NAME}-unix", ["--disable-uvloop"], f"path: {folder}/{REFERENCE_NAME}\n"),
+    ):
+        port = PORTS.get(name, 0)
+        file = folder / f"{port}.yml"
         # Its defaults, but for the TLSRPT attributes.
         file.write_text(
-            f"host: 127.0.0.1\nport: {PORTS[name]}\ncache:\n  type: internal\n  options:\n"
+            f"{where.format(port=port)}cache:\n  type: internal\n  options:\n"
             "    cache_size: 10000\ndefault_zone:\n  timeout: 4\n  tlsrpt: true\n"
         )
         command = [str(REFERENCE / "mta-sts-daemon"), *options, "-c", str(file)]
-        daemons.enter_context(running(command, folder / f"{PORTS[name]}.log", env))
+        daemons.enter_context(running(command, folder / f"{port}.log", env))
 
 
 def measure(folder: Path, alone: bool, seconds: float) -> dict[str, object]:
@@ -240,6 +256,12 @@ def measure(folder: Path, alone: bool, seconds: float) -> dict[str, object]:
                     # Each time anew: the reference looks at a cached policy's record every minute.
                     load(PORTS[name], warm, 50, 1, 0)
                     rate = load(PORTS[name], warm, count, depth, seconds)["rate"]
+                    rates.setdefault(what, {}).setdefault(name, []).append(rate)
+            for what, (count, depth) in UNIX.items():
+                for name in names[:2]:
+                    path = str(folder / name)
+                    load(PORTS[name], warm, 50, 1, 0, path)
+                    rate = load(PORTS[name], warm, count, depth, seconds, path)["rate"]
                     rates.setdefault(what, {}).setdefault(name, []).append(rate)
             for name in names:
                 rate = load(PORTS[name], cold, 50, 1, 0)["rate"]
@@ -288,7 +310,7 @@ def show(result: dict[str, object]) -> None:
     for what, to in ratios.items():
         cells = [f"{to[n]:.1f}x" if n in to else "-" for n in (REFERENCE_NAME, UVLOOP)]
         share = f"{to['ceiling']:.0%}" if "ceiling" in to else "-"
-        cells = [cells[0], f"{goals[what]:.1f}x", cells[1], share]
+        cells = [cells[0], f"{goals[what]:.1f}x" if what in goals else "-", cells[1], share]
         print(f"{what:30}" + "".join(f"{cell:>19}" for cell in cells))
     if REFERENCE_NAME not in rates[COLD_NAME]:
         print("No namespaces here (root needed): the reference was not measured.")
