@@ -46,6 +46,7 @@ from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.store import StoreError
 from smtp_sts.store.checks import Check
+from smtp_sts.store.outbox import open_outbox
 from smtp_sts.store.tallies import Tallies, Tally, daemon_source, open_tallies
 from smtp_sts.tlsrpt import RecordError, find_record, record_name
 from smtp_sts.tlsrpt.draft00_conversion import is_draft_policy
@@ -101,6 +102,26 @@ class Writer:
     async def add(self, batch: Sequence[Tally], marks: Mapping[str, str]) -> None:
         """Write; waits for a store that refuses."""
         await self._until_done(lambda tallies: tallies.add(batch, self._source, marks))
+        today = int(time.time() // DAY)
+        if late := [tally for tally in batch if tally.day < today]:
+            await self._until_done(lambda _: self._count_late(late))
+
+    def _count_late(self, late: Sequence[Tally]) -> None:
+        """Law 7: what came when the day's report was made already is kept, but not sent, and said
+        so. It happens where the store refused for hours, or the clock was set back a day."""
+        outbox = open_outbox(self._url)
+        try:
+            made = {day: outbox.made(day) for day in {tally.day for tally in late}}
+        finally:
+            outbox.close()
+        missed = [tally.result for tally in late if tally.domain in made[tally.day]]
+        if sessions := sum(result.successful + result.failed for result in missed):
+            self._counts["tls-after-report"] += sessions
+            _log.warning(
+                "%d sessions were counted after the reports of their days were made: they are kept "
+                "(smtp-sts report status), and in no report", sessions,
+                extra={"fields": {"event": "tls-after-report", "sessions": sessions}},
+            )  # fmt: skip
 
     async def keep(self, day: int, domain: str, checks: Sequence[Check]) -> None:
         """Write our own looks; waits for a store that refuses."""

@@ -237,6 +237,16 @@ class Outbox:
             query = select(_reports.c.domain).where(_reports.c.day == day)
             return set(connection.execute(query).scalars())
 
+    def made(self, day: int) -> set[str]:
+        """The domains whose report of a day was made: what is counted from now on is not in it.
+
+        Raises StoreError.
+        """
+        with self._begin() as connection:
+            query = select(_reports.c.domain)
+            query = query.where(_reports.c.day == day, _reports.c.state == "made")
+            return set(connection.execute(query).scalars())
+
     def claim_reports(
         self,
         now: float,
