@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import collections
+import errno
 import fcntl
 import os
 import select
@@ -94,7 +95,12 @@ def carry(one: int, other: int) -> None:
         first = min((queue[0][0] for queue in waiting.values() if queue), default=now + 1)
         ready, _, _ = select.select([one, other], [], [], max(0.0, first - time.monotonic()))
         for device in ready:
-            packet = os.read(device, 65536)
+            try:
+                packet = os.read(device, 65536)
+            except OSError as error:
+                if error.errno == errno.EBADFD:  # the devices go with their namespace, at the end
+                    return
+                raise
             delay = UDP_DELAY if packet[9:10] == b"\x11" else TCP_DELAY
             waiting[delay].append(
                 (time.monotonic() + delay, other if device == one else one, packet)
