@@ -372,13 +372,23 @@ def _print(results: Sequence[Result]) -> None:
     ]
     head = ("scenario", "mallory", "with protection", "without", "verdict")
     if sys.stdout.isatty():
-        from rich.console import Console
-        from rich.markup import escape
+        from rich import box
+        from rich.console import Console, Group
+        from rich.padding import Padding
         from rich.table import Table
+        from rich.text import Text
 
-        table = Table(*head, title="smtp-sts lab")
-        for row, result in zip(rows, results, strict=True):
-            table.add_row(*map(escape, row), style=None if result.right else "red")
+        # The title below the name: names are for `lab explain`, and stay whole at 80 columns.
+        table = Table(box=box.SIMPLE_HEAD, title="smtp-sts lab", padding=(0, 1, 0, 0))
+        table.add_column("scenario: what mallory does", ratio=1, overflow="fold")
+        for title, width in ((head[2], 14), (head[3], 13), (head[4], 14)):
+            table.add_column(title, min_width=min(width, len(title)), max_width=width)
+        for (name, title, with_, without, verdict), result in zip(rows, results, strict=True):
+            word, _, details = verdict.partition(": ")
+            below = [Text(title, "dim"), *([Text(details)] if details else [])]
+            first = Group(Text(name, "bold"), *(Padding(one, (0, 0, 0, 2)) for one in below))
+            style = None if result.right else "red"
+            table.add_row(first, Text(with_), Text(without), Text(word), style=style)
         Console().print(table)
         return
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(4)]
