@@ -151,7 +151,7 @@ def explain(names: tuple[str, ...]) -> None:
 
     chosen = _chosen(names)
     if names:
-        click.echo("\n\n".join(tell(scenario) for scenario in chosen))
+        click.echo(_for_eyes("\n\n".join(tell(scenario) for scenario in chosen)))
         return
     width = max(len(scenario.name) for scenario in chosen)
     for scenario in chosen:
@@ -178,7 +178,7 @@ def shell(names: tuple[str, ...]) -> None:
             lines = await _lines()
             while await lines.readline():
                 done = await made.next()
-                click.echo(done or "Nothing is left to do; the world still stands.")
+                click.echo(_for_eyes(done or "Nothing is left to do; the world still stands."))
 
     _run(stand)
 
@@ -303,6 +303,26 @@ def _perform(
     else:
         click.echo(f"All {len(results)} came out right, in {seconds:.1f} s.")
     raise SystemExit(1 if wrong else 0)
+
+
+def _for_eyes(text: str) -> str:
+    """Lines broken between words where a terminal would break them in words."""
+    if not sys.stdout.isatty():
+        return text
+    import re
+    import shutil
+    import textwrap
+
+    width = shutil.get_terminal_size().columns
+    broken = []
+    for line in text.splitlines():
+        begins = re.match(r"\s*(?:[\w-]+ )?(?:\d+\. )?", line)
+        indent = " " * (len(begins[0]) if begins and begins[0].endswith(". ") else
+                        len(line) - len(line.lstrip()))  # fmt: skip
+        broken += textwrap.wrap(
+            line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        ) or [""]
+    return "\n".join(broken)
 
 
 def _run(work: Callable[[], Awaitable[Any]], stop_with_input: bool = False) -> Any:
