@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -315,6 +316,56 @@ def test_law_1_a_worker_that_hangs_does_not_let_mail_out_unprotected() -> None:
                             assert time.monotonic() - began < 5  # law 6
                     finally:
                         os.kill(pid, signal.SIGCONT)
+
+    asyncio.run(play())
+
+
+def test_law_1_who_stands_in_and_whom_it_stands_in_for_know_what_the_other_has_found() -> None:
+    async def play() -> None:
+        async with World() as world:
+            address = UnixAddress(str(world.socket_path))
+
+            async def publish(number: int) -> str:
+                mx = f"mx{number}.bob.example"
+                await world.publish("bob.example", id=str(number), mx=[mx])
+                return SECURE.replace("mx.bob.example", mx)
+
+            def block() -> None:
+                world.names.spoil("_mta-sts.bob.example", "nxdomain")
+                world.policy_hosts.pages[HOST] = Page(b"", status=404)
+
+            async def until_told(wanted: str) -> None:
+                end = time.monotonic() + 12
+                while (got := await _ask_the_living(address, "bob.example")) != wanted:
+                    assert time.monotonic() < end, got
+                    await asyncio.sleep(0.2)
+
+            first = await publish(1)
+            config = world.config_toml(policy={"workers": 2, "recheck_interval": 1})
+            with daemon(config, world.socket_path) as process:
+                until(lambda: len(workers_of(process)) == 2)
+                owner = workers_of(process)[zlib.crc32(b"bob.example") % 2]
+                assert await ask(address, "postfix", "bob.example") == first
+                os.kill(owner, signal.SIGSTOP)
+                try:
+                    second = await publish(2)
+                    await until_told(second)
+                    block()
+                finally:
+                    os.kill(owner, signal.SIGCONT)
+                await asyncio.sleep(2)
+                for port in range(10):  # whichever worker takes it
+                    assert await ask(address, "postfix", f"bob.example:{port + 1}") == second
+                world.names.mend("_mta-sts.bob.example")
+                third = await publish(3)
+                await until_told(third)
+                block()
+                os.kill(owner, signal.SIGSTOP)
+                try:
+                    for port in range(4):
+                        assert await _ask_the_living(address, f"bob.example:{port + 50}") == third
+                finally:
+                    os.kill(owner, signal.SIGCONT)
 
     asyncio.run(play())
 

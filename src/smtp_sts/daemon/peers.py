@@ -241,6 +241,9 @@ class Peers(Owners):
                     return decision
             except OSError as error:
                 _log.warning("worker %d cannot be reached, deciding here: %s", owner, error)
+            # Law 1: what the owner has found since we last stood in for it is in the store.
+            for stored in await self._resolver.kept(domain):
+                self._resolver.learn(stored)
         return await self._resolver.decide(domain)
 
     async def _asked(self, owner: int, domain: str) -> Decision | None:
@@ -343,7 +346,7 @@ class Peers(Owners):
             return None
 
     async def learn(self, stored: Stored) -> None:
-        """Tell the owner what the store holds now, by another daemon's hand."""
+        """Tell the owner what the store holds now, by another's hand."""
         owner = self.owner(stored.domain)
         if owner != self._index:
             try:
@@ -355,13 +358,20 @@ class Peers(Owners):
         self._resolver.learn(stored)
 
     def changed(self, domain: str) -> None:
-        """Our resolver has a new decision for a domain: ready replies to it are void everywhere."""
+        """Our resolver has a new decision for a domain: ready replies to it are void everywhere,
+        and its owner, where we stand in for it, has to know what we found."""
         self._forget(domain)
+        if self.owner(domain) != self._index:
+            self._run(self._hand_over(domain))
         for index in range(self._count):
             if index != self._index:
                 task = asyncio.ensure_future(self._tell(index, domain))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
+
+    async def _hand_over(self, domain: str) -> None:
+        for stored in await self._resolver.kept(domain):
+            await self.learn(stored)
 
     def close(self) -> None:
         """Take no more calls."""

@@ -259,7 +259,7 @@ class Resolver:
             state.task.cancel()
 
     def learn(self, stored: Stored) -> None:
-        """The store holds this policy now: another daemon may have fetched it."""
+        """The store holds this policy now: another worker or daemon may have fetched it."""
         state = self._states.get(stored.domain)
         # Of a domain that was forgotten there may be replies that were made ready.
         if state is None or self._take_over(stored, state):
@@ -272,6 +272,14 @@ class Resolver:
         except StoreError:
             return False
         return stored is not None and self._clock() < stored.expires_at
+
+    async def kept(self, domain: str) -> list[Stored]:
+        """What the store holds for a domain, whoever put it there; nothing where it cannot tell."""
+        try:
+            stored = await self._keeper.get(domain)
+        except StoreError:
+            return []
+        return [stored] if stored is not None else []
 
     def clock_set(self, seconds: float) -> None:
         """The clock was set forward or, below 0, back: what waits for a time waits as long as
@@ -353,7 +361,7 @@ class Resolver:
             return None
 
     def _take_over(self, stored: Stored, state: _State) -> bool:
-        """Use a policy that another daemon has fetched, if it may be."""
+        """Use a policy that another worker or daemon has fetched, if it may be."""
         now = self._clock()
         live = _live(state, now)
         # Law 1: only what was fetched later replaces an unexpired policy; that it was cannot be
@@ -370,7 +378,9 @@ class Resolver:
             return False
         state.stored, state.policy = _slim(stored, stored.domain), policy
         state.reason, state.detail = "policy-found", ""
-        state.steps = (Step("policy", None, "fetched by another daemon that shares the store"),)
+        state.steps = (
+            Step("policy", None, "fetched by another worker, or by a daemon that shares the store"),
+        )
         state.failures, state.retry_at, state.unread = 0, 0.0, False
         state.next_check = now + self.settings.recheck_interval
         self._settle(stored.domain, state)

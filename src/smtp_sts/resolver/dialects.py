@@ -109,6 +109,10 @@ class DialectResolver(Resolver):
         """As `Resolver.holds`, of either dialect."""
         return await super().holds(domain) or await self.draft.holds(domain)
 
+    async def kept(self, domain: str) -> list[Stored]:
+        """As `Resolver.kept`, of both dialects."""
+        return [*await super().kept(domain), *await super().kept(f"{PREFIX}{domain}")]
+
     def clock_set(self, seconds: float) -> None:
         """As `Resolver.clock_set`, of both dialects."""
         super().clock_set(seconds)
