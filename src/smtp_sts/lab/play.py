@@ -42,7 +42,7 @@ from smtp_sts.policy import DIALECTS
 
 AT_ONCE: Final = 40
 #: One scenario begins so long after another, that the lab itself keeps up (seconds).
-_BETWEEN: Final = 0.02
+_BETWEEN: Final = 0.03
 #: How long a daemon has to look at a domain again that is asked for all the while, seconds.
 PATIENCE: Final = 8.0
 #: How long what the daemon has begun to look at may take to come to an end, seconds.
