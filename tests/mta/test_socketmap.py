@@ -277,9 +277,7 @@ def test_a_table_that_was_cleared_is_as_new() -> None:
     table = ReadyTable(3)
     for n in range(3):
         table.add(b"%d" % n, b"r", "d", 100.0, "postfix enforce")
-    ready = table.replies[b"1"]
-    ready.hits = 2
-    table.asked.append(ready)
+    table.given(table.replies[b"1"], 2)
     table.clear()
     assert (table.replies, table.bytes, table.due) == ({}, 0, math.inf)
     assert table.answered() == {"postfix enforce": 2}

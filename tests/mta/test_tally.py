@@ -56,10 +56,7 @@ def test_hits_of_ready_replies_are_counted_whatever_becomes_of_the_replies(
         if what == "add":
             table.add(request, b"r", f"d{n % 2}", 100.0 + n, f"kind {n % 2}")
         elif what == "hit" and request in table.replies:
-            ready = table.replies[request]
-            if not ready.hits:
-                table.asked.append(ready)
-            ready.hits += 1
+            table.given(table.replies[request])
             wanted[f"kind {n % 2}"] = wanted.get(f"kind {n % 2}", 0) + 1
         elif what == "forget":
             table.forget(f"d{n % 2}")

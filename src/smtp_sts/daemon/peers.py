@@ -11,6 +11,7 @@ On the wire: a length of 4 bytes, then msgpack of `Call` or `Reply`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -34,6 +35,8 @@ PEER_SECONDS: Final = 3.0
 #: (seconds); and for so long it is not waited for again.
 HUNG_SECONDS: Final = 1.8
 HUNG_AGAIN: Final = 30.0
+#: Who stands in for an owner waits for the store no longer, seconds.
+STORE_SECONDS: Final = 1.0
 
 #: Policies of the first draft are kept under the name of their record.
 _DRAFTS: Final = draft_record_name("")
@@ -241,9 +244,12 @@ class Peers(Owners):
                     return decision
             except OSError as error:
                 _log.warning("worker %d cannot be reached, deciding here: %s", owner, error)
-            # Law 1: what the owner has found since we last stood in for it is in the store.
-            for stored in await self._resolver.kept(domain):
-                self._resolver.learn(stored)
+            # Law 1: what the owner has found since we last stood in for it is in the store, which
+            # must not hold up what we know ourselves (law 6).
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STORE_SECONDS):
+                    for stored in await self._resolver.kept(domain):
+                        self._resolver.learn(stored)
         return await self._resolver.decide(domain)
 
     async def _asked(self, owner: int, domain: str) -> Decision | None:
@@ -365,9 +371,7 @@ class Peers(Owners):
             self._run(self._hand_over(domain))
         for index in range(self._count):
             if index != self._index:
-                task = asyncio.ensure_future(self._tell(index, domain))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._run(self._tell(index, domain))
 
     async def _hand_over(self, domain: str) -> None:
         for stored in await self._resolver.kept(domain):

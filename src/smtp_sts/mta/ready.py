@@ -71,6 +71,12 @@ class ReadyTable:
             heapq.heapify(self._heap)
         self.due = self._heap[0][0]
 
+    def given(self, ready: Ready, times: int = 1) -> None:
+        """Count that a reply was given; the hot path does it by itself, for a call costs."""
+        if not ready.hits:
+            self.asked.append(ready)
+        ready.hits += times
+
     def forget(self, domain: str) -> None:
         """Remove all replies of a policy domain."""
         for request in self._domains.get(domain, ()):

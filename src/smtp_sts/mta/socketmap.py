@@ -62,9 +62,7 @@ class Socketmap(Connection):
                 if None not in found:
                     several = cast("list[Ready]", found)
                     # All count as what the first one is: each by itself would cost 5 %.
-                    if not several[0].hits:
-                        table.asked.append(several[0])
-                    several[0].hits += len(several)
+                    table.given(several[0], len(several))
                     self._write(b"".join([ready.reply for ready in several]))
                     return
         super().data_received(data)
@@ -90,9 +88,7 @@ class Socketmap(Connection):
     def _request(self, payload: bytes, request: bytes) -> None:
         ready = self._table.replies.get(request)
         if ready is not None:
-            if not ready.hits:
-                self._table.asked.append(ready)
-            ready.hits += 1
+            self._table.given(ready)
             self._reply(ready.reply)
             return
         name, _, key = payload.partition(b" ")
