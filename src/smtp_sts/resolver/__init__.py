@@ -267,11 +267,8 @@ class Resolver:
 
     async def holds(self, domain: str) -> bool:
         """Whether the store holds a policy in force: then its owner answers without the network."""
-        try:
-            stored = await self._keeper.get(domain)
-        except StoreError:
-            return False
-        return stored is not None and self._clock() < stored.expires_at
+        now = self._clock()
+        return any(now < stored.expires_at for stored in await self.kept(domain))
 
     async def kept(self, domain: str) -> list[Stored]:
         """What the store holds for a domain, whoever put it there; nothing where it cannot tell."""

@@ -105,10 +105,6 @@ class DialectResolver(Resolver):
         else:
             super().learn(stored)
 
-    async def holds(self, domain: str) -> bool:
-        """As `Resolver.holds`, of either dialect."""
-        return await super().holds(domain) or await self.draft.holds(domain)
-
     async def kept(self, domain: str) -> list[Stored]:
         """As `Resolver.kept`, of both dialects."""
         return [*await super().kept(domain), *await super().kept(f"{PREFIX}{domain}")]

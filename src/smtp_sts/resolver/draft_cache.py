@@ -289,14 +289,6 @@ class DraftCache:
             state.used_at, state.next_check, state.retry_at, state.failures, *state.failed
         )
 
-    async def holds(self, domain: str) -> bool:
-        """Whether the store holds a policy in force: then its owner answers without the network."""
-        try:
-            stored = await self._keeper.get(draft_record_name(domain))
-        except StoreError:
-            return False
-        return stored is not None and self._clock() < stored.expires_at
-
     def clock_set(self, seconds: float) -> None:
         """The clock was set forward or, below 0, back: what waits for a time waits as long."""
         for state in self._states.values():
