@@ -25,11 +25,11 @@ score: $(VENV)/test
 	$(BIN)/python -m bench.score
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@$(PYTHON) -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or later is needed: apt-get install python3, or make PYTHON=/path/to/python3"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' || \
+	@$(PYTHON) -I -c 'import venv, ensurepip' || \
 	  { echo "Python's venv is missing: apt-get install python3-venv"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -I -m venv $(VENV)
 
 $(VENV)/lab: $(BIN)/python requirements/lab.txt pyproject.toml
 	$(PIP) --require-hashes -r requirements/lab.txt

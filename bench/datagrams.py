@@ -55,7 +55,7 @@ def install() -> None:
         subprocess.run(["cc", "-O2", "-o", OUT / name, HERE / f"{name}.c"], check=True)
     pins, mark = HERE / "reference-tlsrpt.txt", OUT / "reference-tlsrpt" / "installed"
     if not mark.exists() or mark.read_text() != pins.read_text():
-        subprocess.run([sys.executable, "-m", "venv", OUT / "reference-tlsrpt"], check=True)
+        subprocess.run([sys.executable, "-P", "-m", "venv", OUT / "reference-tlsrpt"], check=True)
         pip = str(REFERENCE / "pip")
         subprocess.run([pip, "install", "-q", "-r", str(pins)], check=True)
         mark.write_text(pins.read_text())

@@ -168,7 +168,15 @@ def inside(number: int) -> None:
         distant.stdin.flush()
         assert distant.stdout.readline() == b"ready\n"
         threading.Thread(target=carry, args=(near, far), daemon=True).start()
-        command = [sys.executable, "-m", "smtp_sts", "--config", str(config_of(home)), "serve"]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "smtp_sts",
+            "--config",
+            str(config_of(home)),
+            "serve",
+        ]
         daemon = subprocess.Popen(command)
         try:
             while not (home / "policy.sock").exists():

@@ -61,7 +61,7 @@ def install() -> None:
     pins = HERE / "reference.txt"
     mark = OUT / "reference" / "installed"
     if not mark.exists() or mark.read_text() != pins.read_text():
-        subprocess.run([sys.executable, "-m", "venv", OUT / "reference"], check=True)
+        subprocess.run([sys.executable, "-P", "-m", "venv", OUT / "reference"], check=True)
         subprocess.run([REFERENCE / "pip", "install", "-q", "-r", pins], check=True)
         mark.write_text(pins.read_text())
 

@@ -29,7 +29,14 @@ async def main() -> None:
                 f'[store]\nurl = "sqlite:///{world.home}/s.db"\n[control]\nsocket = ""\n'
             )
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "smtp_sts", "--config", str(config), "serve", env=environment
+                sys.executable,
+                "-P",
+                "-m",
+                "smtp_sts",
+                "--config",
+                str(config),
+                "serve",
+                env=environment,
             )
             try:
                 await _until(world.socket_path.exists)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-COMMAND = [sys.executable, "-m", "smtp_sts"]
+COMMAND = [sys.executable, "-P", "-m", "smtp_sts"]
 
 
 @contextmanager

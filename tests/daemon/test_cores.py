@@ -49,7 +49,11 @@ def _in_a_process(prepare: Callable[[], None]) -> str:
         "print(os.sched_getscheduler(0), *os.sched_getaffinity(0))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", show], preexec_fn=prepare, capture_output=True, text=True, check=True
+        [sys.executable, "-P", "-c", show],
+        preexec_fn=prepare,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout.strip()
 

@@ -340,8 +340,8 @@ def test_systemd_hands_over_an_http_socket_by_its_name() -> None:
                     f"os.execv(sys.executable,{[*COMMAND, '--config', str(config), 'serve']!r})"
                 )
                 process = subprocess.Popen(
-                    [COMMAND[0], "-c", code], pass_fds=[listener.fileno()], stderr=subprocess.PIPE,
-                    text=True,
+                    [COMMAND[0], "-P", "-c", code],
+                    pass_fds=[listener.fileno()], stderr=subprocess.PIPE, text=True,
                 )  # fmt: skip
             try:
                 got = await get(http, "/v1/health")

@@ -53,7 +53,7 @@ async def serving(world: World) -> AsyncIterator[tuple[Path, Path]]:
         "listen_tcp_table": f"unix:{table}",
     }
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "smtp_sts", "--config", str(world.config_toml(policy=policy)),
+        sys.executable, "-P", "-m", "smtp_sts", "--config", str(world.config_toml(policy=policy)),
         "serve", stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

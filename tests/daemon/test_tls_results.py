@@ -321,7 +321,7 @@ def test_counts_wait_for_a_store_that_refuses() -> None:
             send(path, datagram())
             await soon(lambda: counted(world) == (1, 0))
             lock = subprocess.Popen(
-                ["python3", "-c",
+                ["python3", "-P", "-c",
                  "import sqlite3,sys,time;c=sqlite3.connect(sys.argv[1],isolation_level=None);"
                  "c.execute('BEGIN IMMEDIATE');print(1,flush=True);time.sleep(60)", str(broken)],
                 stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ from smtp_sts.lab.scenarios import choose, load
 from smtp_sts.lab.subject import Subject, SubjectError
 from smtp_sts.lab.world import World
 
-COMMAND = [sys.executable, "-m", "smtp_sts", "lab"]
+COMMAND = [sys.executable, "-P", "-m", "smtp_sts", "lab"]
 SCENARIOS = load()
 
 
@@ -99,7 +99,13 @@ def played(reply: str, *names: str, more: str = "") -> dict[str, Result]:
     async def scene() -> list[Result]:
         async with World(ttl=1) as world:
             await world.receive("alice.example", "mx.alice.example")
-            command = [sys.executable, "-c", ANSWERS.format(more=more), str(world.socket_path)]
+            command = [
+                sys.executable,
+                "-P",
+                "-c",
+                ANSWERS.format(more=more),
+                str(world.socket_path),
+            ]
             address = UnixAddress(str(world.socket_path))
             subject = Subject([*command, reply], address, "postfix", world.home / "log")
             return await play_in(world, subject, choose(SCENARIOS, names), patience=1)

@@ -13,7 +13,7 @@ import pytest
 
 from smtp_sts.lab.apart import ApartError, enter
 
-SCORE = [sys.executable, "-m", "smtp_sts", "lab", "score"]
+SCORE = [sys.executable, "-P", "-m", "smtp_sts", "lab", "score"]
 #: No option of ours leads into the lab: the machine's own resolver, ports and CA certificates do.
 CONFIG = """\
 [policy]
@@ -54,7 +54,7 @@ def test_a_daemon_that_knows_nothing_of_the_lab_is_scored(tmp_path: Path) -> Non
     script = tmp_path / "start.sh"
     script.write_text(
         f'cat > "$LAB_HOME/any.toml" <<END\n{CONFIG}END\n'
-        f'exec {sys.executable} -m smtp_sts --config "$LAB_HOME/any.toml" serve\n'
+        f'exec {sys.executable} -P -m smtp_sts --config "$LAB_HOME/any.toml" serve\n'
     )
     done = score(tmp_path, f"sh {script}", "demo", "private-address-loopback", "restart", "reports")
     data: dict[str, Any] = json.loads(done.stdout)

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 
-COMMAND = [sys.executable, "-m", "smtp_sts", "lab"]
+COMMAND = [sys.executable, "-P", "-m", "smtp_sts", "lab"]
 
 
 def on_a_terminal(*arguments: str) -> list[str]:

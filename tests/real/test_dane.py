@@ -144,7 +144,7 @@ def states() -> Iterator[dict[str, DaneState]]:
         cannot(reason)
     domains = [*WANT, "crowd.example", "throng.example"]
     with signed_dns(RECORDS) as space:
-        said = run("ip", "netns", "exec", space, sys.executable, "-c", LOOK, *domains)
+        said = run("ip", "netns", "exec", space, sys.executable, "-P", "-c", LOOK, *domains)
         yield msgspec.json.decode(said, type=dict[str, DaneState])
 
 

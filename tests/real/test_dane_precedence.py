@@ -87,7 +87,9 @@ class Scene:
         self.socket = home / "policy.sock"
         with_policy = [name for name, replies in WANT.items() if replies[1] == SECURE]
         self.hosts = Process(
-            space, [sys.executable, "-c", POLICIES, str(home), *with_policy], home / "hosts.log"
+            space,
+            [sys.executable, "-P", "-c", POLICIES, str(home), *with_policy],
+            home / "hosts.log",
         )
         self.hosts.ready((home / "port").exists, "policy hosts")
         (home / "smtp-sts.toml").write_text(
@@ -100,7 +102,14 @@ class Scene:
 
     @contextlib.contextmanager
     def daemon(self) -> Iterator[None]:
-        command = [sys.executable, "-m", "smtp_sts", "--config", str(self.home / "smtp-sts.toml")]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "smtp_sts",
+            "--config",
+            str(self.home / "smtp-sts.toml"),
+        ]
         with process(self.space, [*command, "serve"], self.home / "daemon.log") as started:
             started.ready(self._listens, "smtp-sts")
             yield
@@ -111,7 +120,7 @@ class Scene:
 
     def ask(self, domain: str) -> dict[str, Any]:
         """Its decision; a DNS that is silent for long has been waited for."""
-        command = [sys.executable, "-m", "smtp_sts", "query", "--json", domain]
+        command = [sys.executable, "-P", "-m", "smtp_sts", "query", "--json", domain]
         until = time.monotonic() + 15
         while True:
             said = run("ip", "netns", "exec", self.space, *command, "--server",

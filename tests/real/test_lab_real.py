@@ -18,7 +18,7 @@ from smtp_sts.lab.real import MTAS
 
 pytestmark = pytest.mark.real
 
-COMMAND = [sys.executable, "-m", "smtp_sts", "lab"]
+COMMAND = [sys.executable, "-P", "-m", "smtp_sts", "lab"]
 #: tags to play by each, the first of which is where everything of the kind must come out right
 PLAYED = {name: ["delivery"] for name in MTAS} | {"postfix-3.10": ["delivery", "dane", "demo"]}
 

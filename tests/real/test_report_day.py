@@ -93,7 +93,7 @@ def _attends(made: World, source: str) -> bool:
 
 
 def _preview(made: World, domain: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "smtp_sts", "--config", str(made.home / "smtp-sts.toml")]
+    command = [sys.executable, "-P", "-m", "smtp_sts", "--config", str(made.home / "smtp-sts.toml")]
     done = subprocess.run(
         [*command, "report", "preview", domain, "--json"],
         capture_output=True, text=True, timeout=60,

@@ -36,7 +36,7 @@ SHOW = ("systemctl", "show", "smtp-sts.service", "--value", "-p")
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our wheel and those it needs, for the Python of the container."""
     folder = tmp_path_factory.mktemp("wheels")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
+    pip = [sys.executable, "-P", "-m", "pip", "--disable-pip-version-check", "-q"]
     machine = os.uname().machine
     # One requirement a paragraph, its hashes on lines of their own.
     wanted = re.findall(
@@ -73,7 +73,7 @@ def debian(wheels: Path) -> Iterator[Booted]:
     try:
         lower = root_file_system()
         with booted(lower, wheels) as machine:
-            machine.run("sh", "-ec", f"{FROM_WHEELS} python3 -m venv /opt/lab")
+            machine.run("sh", "-ec", f"{FROM_WHEELS} python3 -I -m venv /opt/lab")
             machine.run("sh", "-ec", f"{FROM_WHEELS} /opt/lab/bin/pip -q install 'smtp-sts[lab]'")
             machine.run("systemd-run", "-q", "--unit=lab", "/opt/lab/bin/python", INSIDE)
             machine.until("the lab is open", "journalctl", "-u", "lab.service", "-o", "cat")

@@ -127,7 +127,14 @@ class World(Root):
 
     def start_daemon(self) -> None:
         """Start smtp-sts in alice's namespace and wait until it listens."""
-        command = [sys.executable, "-m", "smtp_sts", "--config", str(self.home / "smtp-sts.toml")]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "smtp_sts",
+            "--config",
+            str(self.home / "smtp-sts.toml"),
+        ]
         self._daemon = Process(self.alice, [*command, "serve"], self.home / "smtp-sts.log")
         self._daemon.ready(self._daemon_answers, "smtp-sts")
 

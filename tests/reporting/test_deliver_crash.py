@@ -36,7 +36,7 @@ async def _run_and_kill(
 ) -> None:
     """Let it run for so long, or until all is settled."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", CHILD, str(config), str(now), stderr=asyncio.subprocess.DEVNULL
+        sys.executable, "-P", "-c", CHILD, str(config), str(now), stderr=asyncio.subprocess.DEVNULL
     )
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds

@@ -197,7 +197,7 @@ def test_a_process_that_is_killed_is_gone_on_with(tmp_path: Path) -> None:
         "from smtp_sts.reporting import import_log as m; from smtp_sts.cli import main;"
         "m.BATCH = 1 << 20; main()"
     )
-    command = [sys.executable, "-c", program, "--config", str(config), "report", "import-log"]
+    command = [sys.executable, "-P", "-c", program, "--config", str(config), "report", "import-log"]
     command += [str(log), "--zone", "Z", "--json"]
     for wait in (0.45, 0.6, 0.8):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

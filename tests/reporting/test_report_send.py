@@ -15,7 +15,7 @@ MAILTO = "mailto:reports@bob.example"
 
 async def run(office: PostOffice, *arguments: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "smtp_sts", "--config", str(office.config_file()),
+        sys.executable, "-P", "-m", "smtp_sts", "--config", str(office.config_file()),
         "report", "send", *arguments,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip

@@ -81,7 +81,7 @@ def test_what_works_and_will_not_do_what_is_wanted_is_warned_of(tmp_path: Path) 
 def test_config_check_says_how_reports_go_out(tmp_path: Path) -> None:
     async def check(office: PostOffice) -> tuple[int, str, str]:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "smtp_sts", "--config", str(office.config_file()), "config",
+            sys.executable, "-P", "-m", "smtp_sts", "--config", str(office.config_file()), "config",
             "check", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = await asyncio.wait_for(process.communicate(), 60)

@@ -18,4 +18,4 @@ assert not any(name.partition(".")[0] == "lxml" for name in sys.modules)
 
 
 def test_libxml2_is_loaded_for_xml_alone() -> None:
-    subprocess.run([sys.executable, "-c", PROGRAM], check=True, timeout=60)
+    subprocess.run([sys.executable, "-P", "-c", PROGRAM], check=True, timeout=60)

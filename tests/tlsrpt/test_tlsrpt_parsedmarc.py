@@ -73,8 +73,18 @@ def parsedmarc() -> Path:
     try:
         cache.mkdir(parents=True, exist_ok=True)
         for command in (
-            [sys.executable, "-m", "venv", "--clear", str(final)],
-            [str(python), "-m", "pip", "-q", "install", "--require-hashes", "-r", str(LOCKED)],
+            [sys.executable, "-P", "-m", "venv", "--clear", str(final)],
+            [
+                str(python),
+                "-P",
+                "-m",
+                "pip",
+                "-q",
+                "install",
+                "--require-hashes",
+                "-r",
+                str(LOCKED),
+            ],
         ):
             subprocess.run(command, check=True, capture_output=True, timeout=300)
         (final / "complete").touch()

@@ -135,9 +135,10 @@ def _play_real(
 def _enter() -> NoReturn:
     """Run this very command in namespaces of its own."""
     from smtp_sts.lab.apart import ApartError, inside_of
+    from smtp_sts.lab.python import OURSELVES
 
     try:
-        raise SystemExit(inside_of([sys.executable, "-m", "smtp_sts", *sys.argv[1:]]))
+        raise SystemExit(inside_of([*OURSELVES, *sys.argv[1:]]))
     except ApartError as error:
         click.echo(f"The lab could not be played: {error}", err=True)
         raise SystemExit(3) from None

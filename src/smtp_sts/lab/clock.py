@@ -11,11 +11,12 @@ import functools
 import importlib.util
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Final
+
+from smtp_sts.lab.python import PYTHON
 
 MISSING: Final = "the clock cannot be moved here: pip install 'smtp-sts[lab]' (libfaketime)"
 _DEBIAN: Final = "/usr/lib/*/faketime/libfaketime.so.1"
@@ -72,7 +73,7 @@ def library() -> Path | None:
 
 def _works(path: Path, day: Path) -> bool:
     done = subprocess.run(
-        [sys.executable, "-c", _PROBE, str(time.time())],
+        [*PYTHON, "-c", _PROBE, str(time.time())],
         check=False,
         capture_output=True,
         text=True,

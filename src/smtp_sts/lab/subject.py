@@ -11,12 +11,12 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
 from smtp_sts.config import Address, parse_address
+from smtp_sts.lab.python import OURSELVES
 from smtp_sts.lab.scenarios import Answer, Feature
 from smtp_sts.mta.client import ClientError, ask
 
@@ -210,4 +210,4 @@ def _signal(group: int, how: signal.Signals) -> None:
 
 def ours(config: Path) -> list[str]:
     """The command that starts this daemon."""
-    return [sys.executable, "-m", "smtp_sts", "--config", str(config), "serve"]
+    return [*OURSELVES, "--config", str(config), "serve"]
