@@ -480,8 +480,9 @@ workers = 0
 socket_mode = "0666"
 socket_owner = ""
 socket_group = ""
-# Whether DANE is looked for and goes before STS (RFC 7672). It needs a resolver whose AD bit is
-# trusted (see [dns] trust_ad), and in Postfix: smtp_dns_support_level = dnssec.
+# Whether DANE is looked for and goes before STS (RFC 7672), for who asks for it: a Postfix with
+# smtp_dns_support_level = dnssec, by the map name postfix-dane or postfix-dane-tlsrpt
+# (docs/postfix.md). It needs a resolver whose AD bit is trusted (see [dns] trust_ad).
 dane = true
 # What policies are looked for: "rfc8461", and "draft00", the proposal as first published, whose
 # first policy of a domain is believed unproven (docs/draft-00.md). RFC 8461 goes before it.

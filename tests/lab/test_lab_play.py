@@ -71,7 +71,7 @@ def test_junit_has_a_case_for_each_scenario(whole: dict[str, Any]) -> None:
 
 
 def test_the_postfix_profile_protects_too() -> None:
-    results = asyncio.run(play(choose(SCENARIOS, ["demo", "reports"]), profile="postfix"))
+    results = asyncio.run(play(choose(SCENARIOS, ["demo", "reports"]), profile="postfix-dane"))
     odd = {result.scenario.name: result.verdict for result in results if not result.right}
     assert odd == {"report-enforce": "not supported", "report-testing": "not supported"}
 

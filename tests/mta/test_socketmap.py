@@ -14,12 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp_sts.mta import netstring
-from smtp_sts.mta.profiles import MAX_REPLY, NOT_FOUND, profile_of, replies
+from smtp_sts.mta.profiles import MAX_REPLY, NOT_FOUND, WITHOUT_DANE, profile_of, replies
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.service import Service
 from smtp_sts.mta.socketmap import Socketmap
+from smtp_sts.mta.tcp_table import answer as tcp_table_answer
 from smtp_sts.policy import Policy
-from smtp_sts.resolver.decision import Decision
+from smtp_sts.resolver.decision import Decision, Outcome
 
 POLICY = Policy("enforce", ("mx.bob.example", "*.bob.example"), 86400)
 SECURE = "OK secure match=mx.bob.example:.bob.example servername=hostname"
@@ -36,7 +37,10 @@ def decision(outcome: str = "enforce", policy: Policy = POLICY) -> Decision:
 
 
 def test_the_replies_to_an_enforced_policy() -> None:
-    assert replies(decision()) == {
+    told = replies(decision())
+    assert told.pop("postfix-dane") == told["postfix"]
+    assert told.pop("postfix-dane-tlsrpt") == told["postfix-tlsrpt"]
+    assert told == {
         "postfix": SECURE,
         "postfix-no-sni": SECURE.removesuffix(" servername=hostname"),
         "sts": SECURE,
@@ -64,9 +68,46 @@ def test_everything_else_is_not_found(outcome: str) -> None:
     assert set(replies(none).values()) == {NOT_FOUND}
 
 
+TESTING = Policy("testing", ("mx.bob.example",), 60)
+
+
+@pytest.mark.parametrize("outcome", ["dane", "temporary-failure"])
+@pytest.mark.parametrize(
+    ("policy", "alone", "reporting"),
+    [
+        (None, "NOTFOUND", "NOTFOUND"),
+        (TESTING, "NOTFOUND", "OK may policy_type=sts"),
+        (Policy("none", (), 60), "NOTFOUND", "NOTFOUND"),
+        # RFC 8461 section 2: DANE goes first; a sender that does not do DANE does STS.
+        (Policy("enforce", ("mx.bob.example",), 60), "OK secure", "OK secure"),
+    ],
+)
+def test_law_4_dane_is_said_to_none_but_those_who_ask_for_it(
+    outcome: Outcome, policy: Policy | None, alone: str, reporting: str
+) -> None:
+    what = Decision("bob.example", outcome, "tlsa-usable", policy=policy)
+    told = replies(what)
+    asked = "OK dane-only" if outcome == "dane" else "TEMP the DANE state of bob.example"
+    for name in ("postfix-dane", "postfix-dane-tlsrpt"):
+        assert told[name].startswith(asked)
+        assert not told[WITHOUT_DANE[name]].startswith(("OK dane", "TEMP"))
+    assert {n for n, reply in told.items() if reply.startswith(asked)} == set(WITHOUT_DANE)
+    assert told["postfix"].startswith(alone)
+    assert told["postfix-no-sni"].startswith(alone)
+    assert told["postfix-tlsrpt"].startswith(reporting)
+    assert tcp_table_answer(what).startswith(b"200 secure" if "secure" in alone else b"500 ")
+
+
+def test_the_level_of_a_rule_is_said_to_all_who_understand_levels() -> None:
+    what = Decision("bob.example", "no-policy", "override", level="dane-only")
+    told = replies(what)
+    assert {reply for name, reply in told.items() if name != "sts"} == {"OK dane-only"}
+
+
 def test_map_names() -> None:
-    assert profile_of("QUERY") is profile_of("postfix") is profile_of("anything")
-    assert profile_of("QUERYwithTLSRPT") is profile_of("postfix-tlsrpt")
+    assert profile_of("postfix") is profile_of("anything")
+    assert profile_of("QUERY") is profile_of("postfix-dane")
+    assert profile_of("QUERYwithTLSRPT") is profile_of("postfix-dane-tlsrpt")
 
 
 def test_a_reply_is_never_longer_than_postfix_reads() -> None:

@@ -15,6 +15,7 @@ from typing import Final
 from smtp_sts.lab.machine import directory, writable
 from smtp_sts.lab.mtas.postfix import QUEUE, SUITES, Outcome
 from smtp_sts.lab.mtas.postfix import Postfix as PostfixServer
+from smtp_sts.mta.profiles import WITHOUT_DANE
 
 from .world import SITES, World, surroundings
 
@@ -74,6 +75,14 @@ maximal_backoff_time = 4s
     # smtp(8) runs in the chroot: there the queue directory is the root.
     unix = f"socketmap:unix:/smtp-sts/socketmap:{made.profile}"
     services = f"smtp-unix unix - - y - - smtp\n  -o smtp_tls_policy_maps={unix}\n"
+    # Not told of DNSSEC, as Postfix comes: with the one line, and with one that asks for DANE.
+    for name, profile in (
+        ("untold", WITHOUT_DANE[made.profile]), ("untold-asking", made.profile),
+    ):  # fmt: skip
+        services += (
+            f"{name} unix - - y - - smtp\n  -o smtp_tls_policy_maps={INET}:{profile}\n"
+            "  -o smtp_dns_support_level=\n"
+        )
     made.configure(f"{INET}:{made.profile}", more=more, services=services)
 
 

@@ -48,7 +48,7 @@ lost 300 MX 10 mx.forged
 }
 SECURE: Final = "OK secure match=mx.{} servername=hostname"
 DANE: Final = "OK dane-only"
-#: domain -> the `postfix` reply, the `sts` reply
+#: domain -> the `postfix-dane` reply, the `sts` reply
 WANT: Final = {
     "unsigned.example": (SECURE, SECURE),
     "both.example": (DANE, SECURE),
@@ -148,13 +148,14 @@ def test_dane_and_sts_as_the_laws_have_it_from_the_network_and_from_the_cache(sc
     want = {name: tuple(r.format(name) for r in replies) for name, replies in WANT.items()}
     with scene.daemon():
         first = {name: scene.ask(name)["replies"] for name in WANT}
-    assert {name: (r["postfix"], r["sts"]) for name, r in first.items()} == want
+    assert {name: (r["postfix-dane"], r["sts"]) for name, r in first.items()} == want
     scene.hosts.stop()  # law 1: and no policy host can be reached any more
     with scene.daemon():
         second = {name: scene.ask(name) for name in WANT}
     for name, data in second.items():
         replies = data["replies"]
-        assert (replies["postfix"], replies["sts"]) == want[name], data
+        assert (replies["postfix-dane"], replies["sts"]) == want[name], data
+        assert replies["postfix"] == want[name][1]  # who does not ask for DANE: STS alone
         assert data["from"] == "cache" or data["policy"] is None
     attacked = second["unsigned.example"]
     assert attacked["outcome"] == "enforce"

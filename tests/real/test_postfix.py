@@ -6,12 +6,17 @@ Each test is a claim of the product's first page, made of Postfix 3.7 (Debian 12
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from smtp_sts.lab.mtas.postfix import QUEUE, SUITES
+from smtp_sts.lab.python import OURSELVES
 
 from .postfix import INET, Postfix, world
 from .world import SIGNED, SITES
@@ -139,13 +144,45 @@ def test_law_1_a_blocked_policy_host_and_a_killed_daemon_weaken_nothing(postfix:
 def test_law_3_dane_goes_before_a_policy(postfix: Postfix) -> None:
     domains = [f"dane.{SIGNED}", f"broken-dane.{SIGNED}"]
     for domain in domains:
-        assert postfix.lookup(domain, f"{INET}:postfix") == "dane-only"
+        assert postfix.lookup(domain, f"{INET}:postfix-dane") == "dane-only"
+        assert postfix.lookup(domain, f"{INET}:QUERY") == "dane-only"
+        assert postfix.lookup(domain, f"{INET}:postfix").startswith("secure match=")
     good, broken = map(postfix.outcome, map(postfix.send, domains))
     # A certificate of no CA, which the TLSA record names; and one of a CA, which it does not.
     assert good.status == "sent", good.line
     assert ": Verified TLS connection established to " in good.tls
     assert (broken.status, broken.dsn) == ("deferred", "4.7.5"), broken.line
     assert not postfix.events_at(SITES[domains[1]].mx, "MAIL")
+
+
+@pytest.mark.parametrize("domain", [f"dane-alone.{SIGNED}", f"dane-bogus.{SIGNED}"])
+def test_law_4_a_postfix_that_was_not_told_of_dnssec_sends_to_domains_with_dane(
+    postfix: Postfix, domain: str
+) -> None:
+    recipient = postfix.send(domain)
+    outcome = postfix.outcome(recipient)
+    assert outcome.status == "sent", outcome.line
+    assert taken(postfix, recipient)
+    assert postfix.lookup(domain, f"{INET}:postfix") == ""
+
+
+def test_and_enforces_the_policies_that_they_have(postfix: Postfix) -> None:
+    good, forged = (
+        postfix.outcome(postfix.send(f"{name}.{SIGNED}")) for name in ("dane-both", "dane-forged")
+    )
+    assert good.status == "sent", good.line
+    assert ": Verified TLS connection established to " in good.tls
+    assert (forged.status, forged.dsn) == ("deferred", "4.7.5"), forged.line
+    assert not postfix.events_at(f"mx.dane-forged.{SIGNED}", "MAIL")
+
+
+def test_a_postfix_that_was_not_told_of_dnssec_cannot_do_what_it_asks_for(
+    postfix: Postfix,
+) -> None:
+    """Why DANE is asked for, and not said to everybody: docs/postfix.md warns of this line."""
+    outcome = postfix.outcome(postfix.send(f"dane-asked.{SIGNED}"))
+    assert (outcome.status, outcome.dsn) == ("deferred", "4.7.5"), outcome.line
+    assert any("dnssec lookups disabled" in line for line in postfix.maillog())
 
 
 @pytest.mark.parametrize("kind", ["inet", "unix"])
@@ -158,3 +195,47 @@ def test_postmap_shows_the_reply(postfix: Postfix, kind: str) -> None:
     with_report = postfix.lookup("enforce.example", f"{socketmap}:postfix-tlsrpt")
     assert with_report.startswith(f"{verified} policy_type=sts policy_domain=enforce.example ")
     assert "{ policy_string = mode: enforce }" in with_report
+
+
+def test_config_check_and_the_log_say_where_main_cf_does_not_fit(
+    postfix: Postfix, tmp_path: Path
+) -> None:
+    """With the real postconf, which reads a main.cf as Debian's, and one line."""
+    at = f"unix:{tmp_path}/socketmap"
+    other = postfix.root / "etc/postfix-untold"
+    other.mkdir()
+    shutil.copy(postfix.root / "etc/postfix/master.cf", other)
+    lines = "compatibility_level = 3.6\nsmtp_tls_CApath = /etc/ssl/certs\n"
+    (other / "main.cf").write_text(
+        f"{lines}smtp_tls_policy_maps = socketmap:{at}:{postfix.profile}\n"
+    )
+    program = tmp_path / "postconf"
+    program.write_text(
+        f'#!/bin/sh\nexec chroot {postfix.root} /usr/sbin/postconf -c /etc/postfix-untold "$@"\n'
+    )
+    program.chmod(0o755)
+    config = tmp_path / "smtp-sts.toml"
+    config.write_text(
+        f'[policy]\nlisten = "{at}"\n[dns]\nnameservers = ["127.0.0.1"]\n'
+        f'[store]\nurl = "sqlite:///{tmp_path}/store.db"\n[control]\nsocket = ""\n'
+    )
+    command = [*OURSELVES, "--config", str(config)]
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        [*command, "config", "check"], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    said = "smtp_dns_support_level is not set: mail to domains with DANE waits"
+    assert f"Postfix:       {postfix.version}." in done.stdout
+    assert f"asks by {postfix.profile}\n" in done.stdout
+    assert said in done.stdout
+    with (tmp_path / "log").open("w") as log:
+        daemon = subprocess.Popen([*command, "serve"], env=environment, stderr=log)
+    try:
+        until = time.monotonic() + 15
+        while said not in (tmp_path / "log").read_text():
+            assert time.monotonic() < until, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+    finally:
+        daemon.terminate()
+        daemon.wait(10)

@@ -34,6 +34,8 @@ _VARIANTS: Final[dict[str, Variant]] = {
     "expired": "expired",
     "self-signed": "self-signed",
 }
+#: Digests that are no certificate's; the second is another one by the time it is served.
+_OTHER: Final = {"wrong": "ab" * 32, "bogus": "cd" * 32}
 ALICE: Final = "198.51.100.10"
 #: The one zone that is signed; unbound has its key.
 SIGNED: Final = "signed.example"
@@ -47,8 +49,8 @@ class Site:
 
     `certificate`: "good", "wrong-name", "self-signed", "expired" or "" for no STARTTLS.
     `mode` "" publishes no policy; `allowed` are the policy's mx patterns. `forged` is an MX host
-    that mallory has put before the true one. `tlsa`: "good", or "wrong" for another key's; DNSSEC
-    signs what lies below `SIGNED`.
+    that mallory has put before the true one. `tlsa`: "good", "wrong" for another key's, or
+    "bogus" where its signature is not valid; DNSSEC signs what lies below `SIGNED`.
     """
 
     domain: str
@@ -101,6 +103,12 @@ SITES: Final = {
         Site("lure.example", "mx.lure.example", "good", "enforce"),
         _site(f"dane.{SIGNED}", "self-signed", "enforce", tlsa="good"),
         _site(f"broken-dane.{SIGNED}", "good", "enforce", tlsa="wrong"),
+        # And what of that is left for a Postfix that has not been told of DNSSEC.
+        _site(f"dane-alone.{SIGNED}", "self-signed", "", tlsa="good", transport="untold"),
+        _site(f"dane-bogus.{SIGNED}", "self-signed", "", tlsa="bogus", transport="untold"),
+        _site(f"dane-both.{SIGNED}", "good", "enforce", tlsa="good", transport="untold"),
+        _site(f"dane-forged.{SIGNED}", "self-signed", "enforce", tlsa="wrong", transport="untold"),
+        _site(f"dane-asked.{SIGNED}", "self-signed", "", tlsa="good", transport="untold-asking"),
     )
 }
 
@@ -226,14 +234,15 @@ def _zones(certificates: dict[str, Path | None]) -> tuple[dict[str, str], str]:
     for site in SITES.values():
         served = certificates[site.mx]
         if site.tlsa and served:
-            data = _tlsa(served) if site.tlsa == "good" else f"3 1 1 {'ab' * 32}"
+            data = _tlsa(served) if site.tlsa == "good" else f"3 1 1 {_OTHER[site.tlsa]}"
             below.append(f"_25._tcp.{site.mx}. 60 TLSA {data}")
     signed = dns.zone.from_text(
         head.format(f"{SIGNED}.") + "\n".join(below), f"{SIGNED}.", relativize=False
     )
     key = ZoneKey()
     key.sign(signed)
-    zones = {".": head.format(".") + "\n".join(above) + "\n", f"{SIGNED}.": signed.to_text()}
+    below_signed = signed.to_text().replace(_OTHER["bogus"], "ef" * 32)
+    zones = {".": head.format(".") + "\n".join(above) + "\n", f"{SIGNED}.": below_signed}
     return zones, f"{SIGNED}. DS {key.ds(SIGNED)}"
 
 

@@ -132,7 +132,8 @@ def test_law_4_dane_does_not_make_a_policy_bind_that_was_never_met(tmp_path: Pat
             decision = await s.met()
             assert (decision.outcome, decision.reason) == ("dane", "tlsa-usable")  # law 3
             told = replies(decision)
-            assert (told["postfix"], told["sts"]) == ("OK dane-only", "NOTFOUND ")
+            assert (told["postfix-dane"], told["sts"]) == ("OK dane-only", "NOTFOUND ")
+            assert told["postfix"] == "NOTFOUND "
             assert line_answer(decision) == b"none\n"
 
     asyncio.run(run())
@@ -422,7 +423,9 @@ def test_c_tlsa_with_dnssec_and_without(tmp_path: Path) -> None:
             s.clock.now += 3600
             decision = await s.met()
             assert (decision.outcome, decision.reason) == ("dane", "tlsa-required")
-            assert replies(decision)["postfix-tlsrpt"] == "OK dane-only"
+            told = replies(decision)
+            assert told["postfix-dane-tlsrpt"] == "OK dane-only"
+            assert told["postfix-tlsrpt"].startswith("OK may policy_type=sts ")  # as with DANE off
             assert replies(decision)["sts"] == "NOTFOUND "
             s.rules = overrides.read({"bob.example": Override(dane=False)})
             await s.restart()

@@ -46,6 +46,7 @@ def check(config_path: str | None) -> None:
     dane = loaded.policy.dane and reach_of(loaded).dns.trusts_ad
     for sentence in overrides.never_applied(overrides.read(loaded.overrides), dane=dane):
         click.echo(f"warning:       {sentence}")
+    _check_postfix(loaded, dane=dane)
     click.echo(f"workers:       {daemon.worker_count(loaded)}")
     if loaded.tls_reports.enabled:
         _check_reports(loaded)
@@ -60,6 +61,24 @@ def check(config_path: str | None) -> None:
     except StoreError as error:
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(2)
+
+
+def _check_postfix(config: Config, *, dane: bool) -> None:
+    """How the Postfix on this machine asks, and what does not fit; nothing where there is none."""
+    import asyncio
+
+    from smtp_sts.config import listeners
+    from smtp_sts.daemon import postconf
+    from smtp_sts.mta.postfix_fit import asks_by, misfits
+
+    settings = asyncio.run(postconf.read())
+    if not settings:
+        return
+    names = asks_by(settings, listeners(config))
+    how = f"asks by {', '.join(names)}" if names else "does not ask here (smtp_tls_policy_maps)"
+    click.echo(f"Postfix:       {settings.get('mail_version', 'version unknown')}, {how}")
+    for sentence in misfits(settings, listeners(config), dane=dane):
+        click.echo(f"warning:       {sentence}")
 
 
 def _check_reports(config: Config) -> None:

@@ -145,8 +145,8 @@ def _print(data: dict[str, Any]) -> None:
 
     console = Console(soft_wrap=True, highlight=False)
 
-    def row(name: str, text: str, style: str = "") -> None:
-        console.print(Text(f"{name:<17}", style="bold"), Text(text, style=style), sep="")
+    def row(name: str, text: str, style: str = "", width: int = 17) -> None:
+        console.print(Text(f"{name:<{width}}", style="bold"), Text(text, style=style), sep="")
 
     colour = _COLOURS.get(data["outcome"], "red" if _status(data) else "")
     row("domain", data["domain"])
@@ -165,4 +165,4 @@ def _print(data: dict[str, Any]) -> None:
     console.print(Text("an MTA is told", style="bold"))
     for name, reply in data["replies"].items():
         more = f"... ({len(reply)} bytes; whole with --json)" if len(reply) > _SHOWN else ""
-        row(f"  {name}", reply[:_SHOWN] + more)
+        row(f"  {name}", reply[:_SHOWN] + more, width=max(map(len, data["replies"])) + 4)

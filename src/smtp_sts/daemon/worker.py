@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from smtp_sts.config import Config, Protocol, dialects
-from smtp_sts.daemon import background
+from smtp_sts.config import listeners as configured
+from smtp_sts.daemon import background, postconf
 from smtp_sts.daemon.board import Board
 from smtp_sts.daemon.control import Control
 from smtp_sts.daemon.figures import Figures
@@ -27,6 +28,8 @@ from smtp_sts.daemon.peers import Peers
 from smtp_sts.daemon.sockets import Listener
 from smtp_sts.mta.line import Line
 from smtp_sts.mta.lookup import reach_of
+from smtp_sts.mta.postfix_fit import misfits
+from smtp_sts.mta.profiles import WITHOUT_DANE
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.service import Service
 from smtp_sts.mta.socketmap import Socketmap
@@ -120,6 +123,7 @@ async def run(
             asyncio.create_task(background.prune(config, keeper)),
             asyncio.create_task(watch(keeper, peers.learn)),
             asyncio.create_task(_tell_counts(config.log.counts_interval, asked, peers)),
+            asyncio.create_task(_tell_of_postfix(config, resolver)),
         ]
     following.append(_follow_clock(resolver, table, index))
     lasting = [asyncio.create_task(work) for work in (figures.keep_publishing(), *following)]
@@ -185,13 +189,23 @@ async def _tell_counts(interval: float, asked: asyncio.Event, peers: Peers) -> N
 def _tell_of_dane(config: Config, resolver: Resolver) -> None:
     """Say once whether DANE applies: without it mail to its domains is less well protected."""
     if resolver.dane:
-        _log.info("DANE goes before STS; Postfix needs smtp_dns_support_level = dnssec for it")
+        _log.info(
+            "DANE goes before STS for a Postfix that asks by %s, which needs "
+            "smtp_dns_support_level = dnssec", " or ".join(WITHOUT_DANE),
+        )  # fmt: skip
     elif config.policy.dane:
         _log.warning(
             "DANE is off: no resolver's AD bit is trusted (%s). Name a validating resolver on "
             "loopback in dns.nameservers, set dns.trust_ad, or set policy.dane = false",
             ", ".join(address for address, _ in resolver.reach.dns.nameservers),
         )
+
+
+async def _tell_of_postfix(config: Config, resolver: Resolver) -> None:
+    """Warn once of what does not fit in the Postfix on this machine."""
+    settings = await postconf.read()
+    for sentence in misfits(settings, configured(config), dane=resolver.dane):
+        _log.warning("%s", sentence, extra={"fields": {"event": "postfix-misfit"}})
 
 
 async def _follow_resolv_conf(config: Config, resolver: Resolver, index: int) -> None:

@@ -55,8 +55,8 @@ _DAY: Final = 86400.0
 TTL: Final = 1
 #: The daemon's own background work, made quick enough to watch, seconds.
 QUICK: Final = {"recheck_interval": 1.0, "retry_interval": 2.0, "negative_ttl": 2.0}
-#: What Postfix is told where it can tell wildcards and reports.
-PROFILE: Final = "postfix-tlsrpt"
+#: What Postfix is told where it can tell wildcards and reports, and does DANE.
+PROFILE: Final = "postfix-dane-tlsrpt"
 
 Verdict = Literal["right", "wrong", "not supported"]
 #: Gives the daemon's reply to a next hop.

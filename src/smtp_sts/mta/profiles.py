@@ -1,7 +1,10 @@
 """Reply profiles: a decision in the words of each MTA. No I/O.
 
 Promises: what is rendered is made of validated parts alone (law 5), is never an empty `OK `, and
-never longer than Postfix reads. Nothing a reply profile cannot express is guessed at.
+never longer than Postfix reads. Nothing a reply profile cannot express is guessed at. No reply
+needs anything that the operator has not switched on in the MTA (law 4): DANE is said to none but
+those who ask by a map name that has `dane` in it, for a Postfix with smtp_dns_support_level unset
+defers mail that it is told to send by `dane-only`.
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from smtp_sts.policy import Policy
-from smtp_sts.resolver.decision import Decision
+from smtp_sts.resolver.decision import Decision, Outcome
 
 NOT_FOUND: Final = "NOTFOUND "
 #: Postfix reads no longer reply (its socketmap limit before 3.10), bytes.
@@ -55,8 +60,33 @@ def _told_whole(decision: Decision) -> bool:
     return not wide and (decision.outcome == "enforce" or draft.authenticated)
 
 
+def without_dane(decision: Decision) -> Decision:
+    """The decision for an MTA that does not do DANE: what STS alone says.
+
+    RFC 8461 section 2: a policy must not override a DANE validation that fails. A sender that does
+    not do DANE has none that could fail, and enforces the policy there is; where there is none to
+    enforce nothing is asked for, and TLSA records that cannot be had keep no mail waiting.
+    """
+    if decision.outcome not in ("dane", "temporary-failure"):
+        return decision
+    policy = decision.policy
+    outcome: Outcome = "testing"  # one of the first draft that cannot be enforced by STS alone
+    if policy is None:
+        outcome = "no-policy"
+    elif enforced(decision) is not None:
+        outcome = "enforce"
+    elif decision.draft is None:
+        outcome = policy.mode
+    return msgspec.structs.replace(decision, outcome=outcome)
+
+
 def postfix(decision: Decision) -> str:
-    """Any Postfix: the level that a rule fixes, `dane-only` for DANE, `secure` for enforced STS."""
+    """Any Postfix, as it comes: the level that a rule fixes, `secure` for enforced STS."""
+    return postfix_dane(without_dane(decision))
+
+
+def postfix_dane(decision: Decision) -> str:
+    """A Postfix with smtp_dns_support_level = dnssec: `dane-only` for DANE besides."""
     if decision.level:
         return f"OK {decision.level}"
     if decision.outcome == "dane":  # RFC 7672: Postfix validates the TLSA records itself
@@ -76,18 +106,27 @@ def postfix_no_sni(decision: Decision) -> str:
 
 def postfix_tlsrpt(decision: Decision) -> str:
     """Postfix 3.10 and later: the policy too, so that Postfix can match and report by it."""
+    return postfix_dane_tlsrpt(without_dane(decision))
+
+
+def postfix_dane_tlsrpt(decision: Decision) -> str:
+    """Both: Postfix 3.10 and later, with smtp_dns_support_level = dnssec."""
     policy = decision.policy
     if policy is None or not _told_whole(decision):
-        return postfix(decision)
+        return postfix_dane(decision)
     level = _secure(policy) if decision.outcome == "enforce" else "OK may"
     reply = f"{level} {_attributes(decision)}"
-    return reply if len(reply) <= MAX_REPLY else postfix(decision)
+    return reply if len(reply) <= MAX_REPLY else postfix_dane(decision)
+
+
+#: Outcomes that leave an enforced policy in force for an MTA that is not told of DANE.
+_ENFORCED: Final = ("enforce", "dane", "temporary-failure")
 
 
 def enforced(decision: Decision) -> Policy | None:
     """The policy to enforce, for an MTA that looks for TLSA records itself and lets them win."""
     policy, draft = decision.policy, decision.draft
-    if policy is None or policy.mode != "enforce" or decision.outcome not in ("enforce", "dane"):
+    if policy is None or policy.mode != "enforce" or decision.outcome not in _ENFORCED:
         return None
     if draft is not None and not (draft.applied and draft.constraint == "webpki"):
         return None  # draft-margolis-smtp-sts-00 section 3.4; TLSA records such an MTA finds itself
@@ -106,10 +145,21 @@ PROFILES: Final[dict[str, Profile]] = {
     "postfix": postfix,
     "postfix-no-sni": postfix_no_sni,
     "postfix-tlsrpt": postfix_tlsrpt,
+    "postfix-dane": postfix_dane,
+    "postfix-dane-tlsrpt": postfix_dane_tlsrpt,
     "sts": sts,
 }
-#: The map names of the two existing daemons.
-ALIASES: Final[dict[str, str]] = {"QUERY": "postfix", "QUERYwithTLSRPT": "postfix-tlsrpt"}
+#: The profiles that say `dane-only`, and let mail wait where TLSA records cannot be looked up, by
+#: what they are without.
+WITHOUT_DANE: Final[dict[str, str]] = {
+    "postfix-dane": "postfix",
+    "postfix-dane-tlsrpt": "postfix-tlsrpt",
+}
+#: The map names of postfix-tlspol, whose users have smtp_dns_support_level = dnssec.
+ALIASES: Final[dict[str, str]] = {
+    "QUERY": "postfix-dane",
+    "QUERYwithTLSRPT": "postfix-dane-tlsrpt",
+}
 
 
 def profile_name(map_name: str) -> str:

@@ -43,9 +43,9 @@ MEANINGS: Final[dict[Outcome, str]] = {
     "testing": "mail goes as if there was no policy; what would have failed can be reported",
     "none": "mail goes as if there was no policy: the domain has taken its own back",
     "no-policy": "mail goes as ever: over TLS where it is offered, to whoever answers",
-    "dane": "mail goes only to MX hosts whose certificate is the one of their TLSA records; else "
-    "it waits",
-    "temporary-failure": "mail waits until this can be told",
+    "dane": "an MTA that does DANE sends only to MX hosts whose certificate is the one of their "
+    "TLSA records; any other goes by the policy alone",
+    "temporary-failure": "mail of an MTA that does DANE waits until this can be told",
 }
 
 

@@ -28,8 +28,8 @@ class Outcome:
 
 
 def profile(version: str) -> str:
-    """The reply profile for a version."""
-    return "postfix-tlsrpt" if version == "3.10" else "postfix"
+    """The reply profile for a version, with smtp_dns_support_level = dnssec."""
+    return "postfix-dane-tlsrpt" if version == "3.10" else "postfix-dane"
 
 
 class Postfix(Root):
