@@ -96,15 +96,15 @@ def play(
 @pytest.mark.parametrize(
     ("publish", "enforced", "tested", "alone"),
     [
-        # the `postfix` reply where an enforce policy is cached, a testing one, and none
+        # the `postfix-dane` reply where an enforce policy is cached, a testing or `none` one, and none
         pytest.param(dane, DANE, DANE, DANE, id="law-3-dane-wins-where-all-of-it-is-secure"),
         pytest.param(forged_mx, SECURE, LET, LET, id="law-1-a-forged-mx-displaces-no-policy"),
         pytest.param(one_without, SECURE, LET, LET, id="law-3-one-mx-host-without-tlsa"),
         pytest.param(one_unknown, SECURE, DANE, DANE, id="law-3-one-mx-host-that-cannot-be-told"),
         pytest.param(one_without_address, DANE, DANE, DANE, id="no-mail-goes-where-no-address-is"),
         pytest.param(unusable, SECURE, LET, LET, id="law-3-no-usable-record"),
-        pytest.param(mx_bogus, SECURE, LET, TEMP, id="law-1-bogus-mx-of-a-signed-domain"),
-        pytest.param(tlsa_bogus, SECURE, LET, TEMP, id="law-1-bogus-tlsa-of-a-signed-domain"),
+        pytest.param(mx_bogus, SECURE, TEMP, TEMP, id="law-3-bogus-mx-of-a-signed-domain"),
+        pytest.param(tlsa_bogus, SECURE, TEMP, TEMP, id="law-3-bogus-tlsa-of-a-signed-domain"),
         pytest.param(unsigned_dead, SECURE, LET, LET, id="law-4-an-unsigned-domain-fails-open"),
         pytest.param(unsigned, SECURE, LET, LET, id="sts-alone"),
     ],
@@ -113,7 +113,9 @@ def test_precedence(
     tmp_path: Path, publish: Callable[[Names], None], enforced: str, tested: str, alone: str
 ) -> None:
     async def work(s: Scene) -> None:
-        for mode, want in (("", alone), ("testing", tested), ("enforce", enforced)):
+        for mode, want in (
+                ("", alone), ("none", tested), ("testing", tested), ("enforce", enforced),
+            ):  # fmt: skip
             if mode:
                 await s.world.publish("bob.example", mode, id=mode)
             publish(s.world.names)
@@ -125,6 +127,8 @@ def test_precedence(
             # Who does not ask for DANE gets what STS alone says: no `dane-only`, and nobody waits.
             assert replies(decision)["postfix"] == (SECURE if mode == "enforce" else LET)
             assert replies(decision)["sts"] == (SECURE if mode == "enforce" else LET)
+            with_reports = replies(decision)["postfix-dane-tlsrpt"]
+            assert with_reports.startswith("OK may " if (mode, want) == ("testing", LET) else want)
 
     play(tmp_path, work)
 

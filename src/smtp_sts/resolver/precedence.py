@@ -3,7 +3,16 @@
 Promises (DESIGN, the laws): DANE wins only where the MX RRset is secure and every MX host has
 usable TLSA records (3); nothing that the DNS says or fails to say weakens an unexpired policy (1);
 mail is deferred only where a domain is signed, its DANE state cannot be determined, and no policy
-is cached (4). Must not: know of names, queries or time.
+is enforced (4). Must not: know of names, queries or time.
+
+RFC 8461 section 2: senders "MUST NOT allow MTA-STS Policy validation to override a failing DANE
+validation". RFC 7672 section 2.1.2: where questions for TLSA records fail, the client "MUST treat
+that server as unreachable and MUST NOT deliver the message via that server". So mail waits where
+the answers are blocked or forged, and a `testing` or `none` policy, which protects nobody, changes
+nothing about that. With an `enforce` policy we go by the policy, which is less than the letter of
+RFC 7672: such mail goes to nobody but a host that the policy names and WebPKI proves, and otherwise
+one blocked answer would hold back mail that is protected. Where TLSA records were found, a
+certificate that fails them is refused whatever the policy says: the answer is DANE's.
 """
 
 from __future__ import annotations
@@ -24,7 +33,7 @@ _WOULD_CHANGE: Final[dict[Verdict, str]] = {
     "insecure": "; the zone that holds them would have to be signed with DNSSEC for DANE to apply",
     "null-mx": "",
     "no-mail": "",
-    "indeterminate": "; where no policy is known mail waits until the DNS answers, or until a rule "
+    "indeterminate": "; where no policy is enforced mail waits until the DNS answers, or until a rule "
     "says dane = false",
     "failed": "",
 }
@@ -125,9 +134,8 @@ def of_dialects(sts: Decision, draft: Decision) -> Decision:
 
 
 def protects(sts: Decision) -> bool:
-    """Whether a policy is there to go by. One of the first draft that refuses nothing may be
-    anybody's word, and lets no mail out that would wait without it (law 1)."""
-    return sts.policy is not None and (sts.draft is None or sts.outcome in ("enforce", "dane"))
+    """Whether STS by itself keeps mail from strangers: it is enforced, and nothing else is."""
+    return sts.outcome == "enforce"
 
 
 def _steps(domain: str, dane: Known) -> tuple[Step, ...]:
