@@ -36,7 +36,8 @@ def _session(tls: Certificate, *troubles: Trouble) -> Outcome:
         ("enforce", "anonymous", "certificate-not-trusted"),
         ("enforce", "", ""),
         ("dane", "verified", ""),
-        ("dane", "trusted", "validation-failure"),
+        ("dane", "trusted", ""),
+        ("temporary-failure", "untrusted", ""),
         ("testing", "verified", ""),
         ("testing", "trusted", ""),
         ("testing", "untrusted", "certificate-not-trusted"),
@@ -55,6 +56,24 @@ def test_verdicts(outcome: Decided, tls: Certificate, result_type: str) -> None:
             "mx.bob.example",
             "192.0.2.2",
         )
+
+
+@pytest.mark.parametrize(
+    ("policy", "policy_type", "result_type"),
+    [(None, "no-policy-found", ""), (ENFORCE, "sts", "certificate-host-mismatch"),
+     (TESTING, "sts", "")],
+)  # fmt: skip
+def test_an_mta_that_lets_mail_out_which_dane_holds_back_goes_by_sts_alone(
+    policy: Policy | None, policy_type: str, result_type: str
+) -> None:
+    decision = Decision("bob.example", "dane", "tlsa-usable", policy=policy)
+    found = judged(_session("trusted"), decision)
+    assert found.policy is not None
+    assert found.policy.policy_type == policy_type
+    assert [t.result_type for t in found.troubles] == ([result_type] if result_type else [])
+    kept = judged(_session("verified"), decision).policy
+    assert kept is not None
+    assert kept.policy_type == "tlsa"
 
 
 def test_what_the_mta_refused_stays_refused() -> None:

@@ -20,9 +20,8 @@ import asyncio
 import logging
 from typing import Final
 
-from smtp_sts.mta.profiles import enforced
 from smtp_sts.mta.service import Connection, Service
-from smtp_sts.resolver.decision import Decision
+from smtp_sts.resolver.decision import Decision, enforced
 
 #: No longer request is read, bytes.
 MAX_REQUEST: Final = 4096

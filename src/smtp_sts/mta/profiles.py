@@ -12,10 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
 from smtp_sts.policy import Policy
-from smtp_sts.resolver.decision import Decision, Outcome
+from smtp_sts.resolver.decision import Decision, enforced, without_dane
 
 NOT_FOUND: Final = "NOTFOUND "
 #: Postfix reads no longer reply (its socketmap limit before 3.10), bytes.
@@ -60,26 +58,6 @@ def _told_whole(decision: Decision) -> bool:
     return not wide and (decision.outcome == "enforce" or draft.authenticated)
 
 
-def without_dane(decision: Decision) -> Decision:
-    """The decision for an MTA that does not do DANE: what STS alone says.
-
-    RFC 8461 section 2: a policy must not override a DANE validation that fails. A sender that does
-    not do DANE has none that could fail, and enforces the policy there is; where there is none to
-    enforce nothing is asked for, and TLSA records that cannot be had keep no mail waiting.
-    """
-    if decision.outcome not in ("dane", "temporary-failure"):
-        return decision
-    policy = decision.policy
-    outcome: Outcome = "testing"  # one of the first draft that cannot be enforced by STS alone
-    if policy is None:
-        outcome = "no-policy"
-    elif enforced(decision) is not None:
-        outcome = "enforce"
-    elif decision.draft is None:
-        outcome = policy.mode
-    return msgspec.structs.replace(decision, outcome=outcome)
-
-
 def postfix(decision: Decision) -> str:
     """Any Postfix, as it comes: the level that a rule fixes, `secure` for enforced STS."""
     return postfix_dane(without_dane(decision))
@@ -117,20 +95,6 @@ def postfix_dane_tlsrpt(decision: Decision) -> str:
     level = _secure(policy) if decision.outcome == "enforce" else "OK may"
     reply = f"{level} {_attributes(decision)}"
     return reply if len(reply) <= MAX_REPLY else postfix_dane(decision)
-
-
-#: Outcomes that leave an enforced policy in force for an MTA that is not told of DANE.
-_ENFORCED: Final = ("enforce", "dane", "temporary-failure")
-
-
-def enforced(decision: Decision) -> Policy | None:
-    """The policy to enforce, for an MTA that looks for TLSA records itself and lets them win."""
-    policy, draft = decision.policy, decision.draft
-    if policy is None or policy.mode != "enforce" or decision.outcome not in _ENFORCED:
-        return None
-    if draft is not None and not (draft.applied and draft.constraint == "webpki"):
-        return None  # draft-margolis-smtp-sts-00 section 3.4; TLSA records such an MTA finds itself
-    return policy
 
 
 def sts(decision: Decision) -> str:

@@ -12,9 +12,8 @@ from typing import Final
 import msgspec
 
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
-from smtp_sts.resolver.decision import Decision
+from smtp_sts.resolver.decision import Decision, without_dane
 from smtp_sts.tlsrpt import AppliedPolicy
-from smtp_sts.tlsrpt.results import GENERAL_FAILURE
 
 #: What a certificate that was not verified lacks, where a policy wants it verified.
 _LACKS: Final[dict[Certificate, str]] = {
@@ -45,24 +44,24 @@ def applied(domain: str, decision: Decision | None) -> AppliedPolicy:
 
 def judged(outcome: Outcome, decision: Decision | None) -> Outcome:
     """The outcome under the policy that applied."""
+    if decision is not None and not outcome.failed and outcome.tls not in ("", "verified"):
+        # Mail went out: whoever does DANE would have held it back, so this MTA does not.
+        decision = without_dane(decision)
     outcome = msgspec.structs.replace(outcome, policy=applied(outcome.domain, decision))
     if outcome.failed or decision is None or outcome.tls in ("", "verified"):
         return outcome
-    if decision.outcome in ("dane", "temporary-failure"):
-        return _failed(outcome, GENERAL_FAILURE, "not verified by DANE")
     if decision.outcome == "enforce":
-        return _failed(outcome, _LACKS[outcome.tls], "")
+        return _failed(outcome, _LACKS[outcome.tls])
     if decision.outcome == "testing" and outcome.tls == "untrusted":
         # at the level `may` Postfix looks at the chain, and not at the name
-        return _failed(outcome, "certificate-not-trusted", "")
+        return _failed(outcome, "certificate-not-trusted")
     return outcome
 
 
-def _failed(outcome: Outcome, result_type: str, reason: str) -> Outcome:
+def _failed(outcome: Outcome, result_type: str) -> Outcome:
     trouble = Trouble(
         result_type,
         receiving_mx_hostname=outcome.mx_host,
         receiving_ip=outcome.mx_ip,
-        failure_reason_code=reason,
     )
     return msgspec.structs.replace(outcome, failed=True, troubles=(trouble,))

@@ -101,6 +101,40 @@ class Decision(msgspec.Struct, frozen=True):
         return "rfc8461" if self.draft is None else "draft00"
 
 
+#: Outcomes that leave an enforced policy in force for an MTA that is not told of DANE.
+_ENFORCED: Final = ("enforce", "dane", "temporary-failure")
+
+
+def enforced(decision: Decision) -> Policy | None:
+    """The policy to enforce, for an MTA that looks for TLSA records itself and lets them win."""
+    policy, draft = decision.policy, decision.draft
+    if policy is None or policy.mode != "enforce" or decision.outcome not in _ENFORCED:
+        return None
+    if draft is not None and not (draft.applied and draft.constraint == "webpki"):
+        return None  # draft-margolis-smtp-sts-00 section 3.4; TLSA records such an MTA finds itself
+    return policy
+
+
+def without_dane(decision: Decision) -> Decision:
+    """The decision for an MTA that does not do DANE: what STS alone says.
+
+    RFC 8461 section 2: a policy must not override a DANE validation that fails. A sender that does
+    not do DANE has none that could fail, and enforces the policy there is; where there is none to
+    enforce nothing is asked for, and TLSA records that cannot be had keep no mail waiting.
+    """
+    if decision.outcome not in ("dane", "temporary-failure"):
+        return decision
+    policy = decision.policy
+    outcome: Outcome = "testing"  # one of the first draft that cannot be enforced by STS alone
+    if policy is None:
+        outcome = "no-policy"
+    elif enforced(decision) is not None:
+        outcome = "enforce"
+    elif decision.draft is None:
+        outcome = policy.mode
+    return msgspec.structs.replace(decision, outcome=outcome)
+
+
 def rfc3339(when: float | None) -> str | None:
     """Seconds since the epoch as an RFC 3339 time in UTC."""
     if when is None:
