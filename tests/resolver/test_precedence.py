@@ -96,7 +96,7 @@ def play(
 @pytest.mark.parametrize(
     ("publish", "enforced", "tested", "alone"),
     [
-        # the `postfix-dane` reply where an enforce policy is cached, a testing or `none` one, and none
+        # the `postfix-dane` reply where an enforce policy is cached, testing or `none`, and none
         pytest.param(dane, DANE, DANE, DANE, id="law-3-dane-wins-where-all-of-it-is-secure"),
         pytest.param(forged_mx, SECURE, LET, LET, id="law-1-a-forged-mx-displaces-no-policy"),
         pytest.param(one_without, SECURE, LET, LET, id="law-3-one-mx-host-without-tlsa"),

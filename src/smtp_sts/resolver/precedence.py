@@ -33,8 +33,8 @@ _WOULD_CHANGE: Final[dict[Verdict, str]] = {
     "insecure": "; the zone that holds them would have to be signed with DNSSEC for DANE to apply",
     "null-mx": "",
     "no-mail": "",
-    "indeterminate": "; where no policy is enforced mail waits until the DNS answers, or until a rule "
-    "says dane = false",
+    "indeterminate": "; where no policy is enforced mail waits until the DNS answers, or "
+    "until a rule says dane = false",
     "failed": "",
 }
 #: What is said of a domain by the verdict alone.
