@@ -147,6 +147,41 @@ def test_postfix_is_answered_and_the_policy_lasts_and_the_control_socket_works(
     assert "status 3" in denied
 
 
+def test_beside_the_socket_unit_the_daemon_listens_where_the_configuration_says(
+    debian: Booted,
+) -> None:
+    config = debian.root / "etc/smtp-sts.toml"
+    before = config.read_text()
+    debian.run("install", "-d", "-o", "smtp-sts", "-g", "postfix", "/var/spool/postfix/smtp-sts")
+    try:
+        # A folder made after the start is read-only for the unit: a restart lets it in.
+        more = (
+            'listen = ["127.0.0.1:8461", "unix:/var/spool/postfix/smtp-sts/socketmap"]\n'
+            'listen_line = "127.0.0.1:8462"\nlisten_http = "127.0.0.1:8464"\n'
+        )
+        config.write_text(
+            before.replace("[policy]\n", f"[policy]\n{more}")
+            + '[metrics]\nlisten = "127.0.0.1:9461"\n'
+        )
+        debian.run("systemctl", "restart", "smtp-sts.service")
+        unix = "socketmap:unix:/var/spool/postfix/smtp-sts/socketmap:postfix"
+        for table in (TABLE, unix):
+            assert debian.run("postmap", "-q", "bob.example", table).strip() == SECURE
+        exchange = "exec 3<>/dev/tcp/127.0.0.1/{}; printf '{}' >&3; cat <&3"
+        said = debian.run("bash", "-c", exchange.format(8462, "bob.example\\n"))
+        assert said == "enforce mx.bob.example\n"
+        for port, path in ((8464, "/v1/health"), (9461, "/metrics")):
+            request = f"GET {path} HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: close\\r\\n\\r\\n"
+            said = debian.run("bash", "-c", exchange.format(port, request))
+            assert said.startswith("HTTP/1.1 200 OK")
+        checked = debian.run("smtp-sts", "config", "check")
+        assert "127.0.0.1:8462, 127.0.0.1:8464, 127.0.0.1:9461" in checked
+        assert "127.0.0.1:8461 (systemd)" in debian.run("journalctl", "-u", "smtp-sts.service")
+    finally:
+        config.write_text(before)
+        debian.run("systemctl", "restart", "smtp-sts.service")
+
+
 def test_reload_restart_and_death_lose_no_question_and_no_policy(debian: Booted) -> None:
     before = debian.run(*SHOW, "MainPID")
     debian.run("systemctl", "reload", "smtp-sts.service")

@@ -24,18 +24,17 @@ from typing import Any, Final, NoReturn
 
 from smtp_sts import store
 from smtp_sts.config import (
-    Address,
     Config,
     ConfigError,
     ControlSection,
     UnixAddress,
     control_address,
-    listeners,
     load,
 )
 from smtp_sts.daemon import cores, log, peers, sockets, worker
 from smtp_sts.daemon.beside import Beside
 from smtp_sts.daemon.board import Board
+from smtp_sts.daemon.listening import Listening
 from smtp_sts.net.https import tls_context
 from smtp_sts.resolver import overrides
 from smtp_sts.store import StoreError, open_store, repair
@@ -94,8 +93,7 @@ class _Supervisor:
     def __init__(self, config_path: str | None, config: Config) -> None:
         self._config_path = config_path
         self._config = config
-        self._handed = sockets.activated()
-        self._open: dict[Address, sockets.Listener] = {}
+        self._listening = Listening(sockets.activated())
         self._control: tuple[ControlSection, socket.socket] | None = None
         self._peers: list[socket.socket] = []
         self._elders: list[tuple[float, bytes]] = []  # until when, and the address
@@ -112,8 +110,7 @@ class _Supervisor:
     def run(self) -> None:
         self._catch_signals()
         self._repair_store()
-        if not self._handed:
-            self._listen(self._config)
+        self._listening.start(self._config)
         self._listen_control(self._config)
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(ValueError, OSError):
@@ -125,9 +122,8 @@ class _Supervisor:
         gc.set_threshold(*GC_THRESHOLDS)
         sys.setswitchinterval(SWITCH_SECONDS)
         self._start_all()
-        where = ", ".join(str(address) for address in self._open) or "sockets of systemd"
         _log.info(
-            "ready on %s with %d workers", where, len(self._workers),
+            "ready on %s with %d workers", self._listening, len(self._workers),
             extra={"fields": {"event": "ready", "workers": len(self._workers)}},
         )  # fmt: skip
         sockets.notify("READY=1")
@@ -158,27 +154,9 @@ class _Supervisor:
         except StoreError as error:
             _log.error("%s; going on from memory: policies will not last", error)
 
-    def _listen(self, config: Config) -> None:
-        wanted = listeners(config)
-        fresh: dict[Address, sockets.Listener] = {}
-        try:
-            for address, protocol in wanted.items():
-                known = self._open.get(address)
-                sock = known.sock if known else sockets.open_listener(address, config.policy)
-                fresh[address] = sockets.Listener(protocol, sock)
-        except OSError:
-            for address in [a for a in fresh if a not in self._open]:
-                fresh[address].sock.close()
-                sockets.remove_unix([address])
-            raise
-        for address in [a for a in self._open if a not in wanted]:
-            self._open.pop(address).sock.close()
-            sockets.remove_unix([address])
-        self._open = fresh
-
     def _listen_control(self, config: Config) -> None:
         """Open the control socket, or say why there is none: MTAs are answered all the same."""
-        if any(listener.protocol == "control" for listener in self._handed):
+        if self._listening.has_control:
             return
         if self._control is not None and self._control[0] == config.control:
             return
@@ -231,8 +209,7 @@ class _Supervisor:
     def _become_reporting(self) -> None:
         """Let go of the MTAs' sockets too: a successor is to get them."""
         self._become_child()
-        for listener in (*self._open.values(), *self._handed):
-            listener.sock.close()
+        self._listening.let_go()
         if self._control is not None:
             self._control[1].close()
 
@@ -240,7 +217,7 @@ class _Supervisor:
         status = 1
         try:
             self._become_child()
-            listening = [*self._open.values(), *self._handed]
+            listening = self._listening.all
             if self._control is not None:
                 listening.append(sockets.Listener("control", self._control[1]))
             elders = [address for until, address in self._elders if until > time.monotonic()]
@@ -260,7 +237,8 @@ class _Supervisor:
     def _loop(self) -> None:
         while True:
             due = min((at for at, _ in self._restarts), default=1e9)
-            pause = max(0.0, min(due, self._beside.attend()) - time.monotonic())
+            due = min(due, self._beside.attend(), self._listening.due)
+            pause = max(0.0, due - time.monotonic())
             select.select([self._wake], [], [], min(pause, 60.0))
             with contextlib.suppress(BlockingIOError):
                 while self._wake.recv(512):
@@ -274,6 +252,8 @@ class _Supervisor:
             if signal.SIGHUP in caught:
                 self._reload()
             now = time.monotonic()
+            if now >= self._listening.due and self._listening.again(self._config):
+                self._renew_workers()
             again = [index for at, index in self._restarts if at <= now]
             self._restarts = [(at, index) for at, index in self._restarts if at > now]
             for index in again:
@@ -315,8 +295,7 @@ class _Supervisor:
         try:
             config = load(self._config_path)
             check(config)
-            if not self._handed:
-                self._listen(config)
+            self._listening.change(config)
             self._listen_control(config)
         except (ConfigError, OSError) as error:
             _log.error(
@@ -327,30 +306,32 @@ class _Supervisor:
             self._config = config
             log.set_up(config.log)
             self._repair_store()
-            old, self._workers, self._restarts = self._workers, {}, []
-            before = self._peers
-            now = time.monotonic()
-            self._elders = [(until, address) for until, address in self._elders if until > now]
-            self._elders += [(now + worker.RETIRE_SECONDS, s.getsockname()) for s in before]
-            self._start_all()
-            for pid in old:
-                self._retired.add(pid)
-                self._board.retire(self._slots.get(pid))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGUSR2)
-            for listener in before:
-                listener.close()
-            self._beside.start(config, self._peers)
+            self._renew_workers()
             _log.info(
                 "configuration taken, %d new workers", len(self._workers),
                 extra={"fields": {"event": "configuration-taken"}},
             )  # fmt: skip
         sockets.notify("READY=1")
 
+    def _renew_workers(self) -> None:
+        """New workers on the sockets of now; those of before finish with their clients."""
+        old, self._workers, self._restarts = self._workers, {}, []
+        before = self._peers
+        now = time.monotonic()
+        self._elders = [(until, address) for until, address in self._elders if until > now]
+        self._elders += [(now + worker.RETIRE_SECONDS, s.getsockname()) for s in before]
+        self._start_all()
+        for pid in old:
+            self._retired.add(pid)
+            self._board.retire(self._slots.get(pid))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGUSR2)
+        for listener in before:
+            listener.close()
+        self._beside.start(self._config, self._peers)
+
     def _stop(self) -> None:
-        for listener in self._open.values():
-            listener.sock.close()
-        sockets.remove_unix(self._open)
+        self._listening.close()
         self._close_control()
         self._beside.close()
         waiting = {*self._workers, *self._retired, *self._beside.pids}

@@ -7,8 +7,10 @@ opened is a `ListenError` that says which address and what to do.
 from __future__ import annotations
 
 import contextlib
+import errno
 import grp
 import itertools
+import logging
 import os
 import pwd
 import socket
@@ -33,8 +35,15 @@ BACKLOG: Final = 1024
 #: The first descriptor of systemd socket activation, sd_listen_fds(3).
 _FIRST_FD: Final = 3
 
+#: What else has to be done, by errno.
+_HINTS: Final[dict[int, str]] = {
+    errno.EROFS: ": name its folder in ReadWritePaths= (systemctl edit smtp-sts), and restart",
+    errno.EADDRINUSE: " by another process: ss -ltnp says which",
+}
 #: What systemd may hand over beside what MTAs talk to.
 _OTHERS: Final[tuple[Protocol, ...]] = ("control",)
+
+_log = logging.getLogger(__name__)
 
 
 class ListenError(OSError):
@@ -49,7 +58,8 @@ class Listener(NamedTuple):
 
 
 def open_listener(address: Address, settings: PolicySection) -> socket.socket:
-    """A listening, non-blocking socket. Raises ListenError."""
+    """A listening, non-blocking socket. Raises ListenError, ConfigError."""
+    listener: socket.socket | None = None
     try:
         if isinstance(address, TcpAddress):
             family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -63,8 +73,11 @@ def open_listener(address: Address, settings: PolicySection) -> socket.socket:
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
+        if listener is not None:
+            listener.close()
+        hint = _HINTS.get(error.errno or 0, "")
         raise ListenError(
-            error.errno, f"cannot listen on {address}: {error.strerror or error}"
+            error.errno, f"cannot listen on {address}: {error.strerror or error}{hint}"
         ) from error
     return listener
 
@@ -175,8 +188,35 @@ def activated() -> list[Listener]:
         sock.set_inheritable(False)
         if name == "control" and sock.family != socket.AF_UNIX:
             raise ListenError(0, "the control socket that systemd hands over is no unix socket")
-        found.append(Listener(spoken.get(name, "socketmap"), sock))
+        # systemd's own name for a socket is that of its unit; "unknown" is one that has none.
+        if name and name not in spoken and name != "unknown" and not name.endswith(".socket"):
+            _log.error(
+                "FileDescriptorName=%s of %s is no protocol: socketmap is spoken; there are %s",
+                name, address_of(sock), ", ".join(spoken),
+            )  # fmt: skip
+        found.append(Listener(spoken.get(name or "", "socketmap"), sock))
     return found
+
+
+def address_of(sock: socket.socket) -> Address:
+    """Where a socket listens."""
+    name = sock.getsockname()
+    if sock.family == socket.AF_UNIX:
+        return UnixAddress(os.fsdecode(name))
+    return TcpAddress(name[0], name[1])
+
+
+def covers(sock: socket.socket, address: Address) -> bool:
+    """Whether who connects to `address` comes to this socket."""
+    there = address_of(sock)
+    if isinstance(there, UnixAddress) or isinstance(address, UnixAddress):
+        return there == address
+    if there.port != address.port:
+        return False
+    if there.host in (address.host, "::" if ":" in address.host else "0.0.0.0"):
+        return True
+    # systemd's ListenStream=8461 takes both families.
+    return there.host == "::" and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY)
 
 
 def notify(state: str) -> None:
