@@ -35,6 +35,7 @@ from smtp_sts.mta.service import Service
 from smtp_sts.mta.socketmap import Socketmap
 from smtp_sts.mta.tcp_table import TcpTable
 from smtp_sts.net.resolv_conf import ResolvConf
+from smtp_sts.policy import organisation
 from smtp_sts.resolver import Keeper, Reach, Resolver, overrides
 
 #: How often resolv.conf is looked at, where the configuration names no name servers.
@@ -80,6 +81,7 @@ async def run(
     loop.add_reader(supervisor, orphaned)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
 
+    organisation.load()
     counts: dict[str, int] = {}
     table = ReadyTable(config.policy.ready_replies)
     keeper = Keeper(config.store.url, counts)

@@ -19,6 +19,7 @@ import h11
 from smtp_sts.net import tls
 from smtp_sts.net.addresses import is_public
 from smtp_sts.net.failure import NetFailure
+from smtp_sts.net.handshakes import Crowded
 
 #: Connecting to one address, TLS included, seconds; and to all of them together.
 CONNECT_SECONDS: Final = 10.0
@@ -103,7 +104,9 @@ class Exchange(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
+        if isinstance(exc, tls.TlsTrouble):
+            self.fail("http-protocol", f"{self.where}: {exc.reason}")
+        elif not self.done.done():
             self.cut_off()
 
     def _read(self, data: bytes) -> None:
@@ -200,6 +203,8 @@ async def connect(
         raise NetFailure(slug, f"{where}: the certificate {words}") from None
     except ssl.SSLError as error:
         raise NetFailure("tls-handshake", f"{where}: TLS failed: {error.reason}") from None
+    except Crowded as error:
+        raise NetFailure("tls-handshake", f"{where}: {error}") from None
     except ConnectionRefusedError:
         raise NetFailure("tcp-refused", f"{where} refuses connections on port {port}") from None
     except (ConnectionResetError, BrokenPipeError):

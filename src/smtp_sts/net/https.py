@@ -18,6 +18,7 @@ import h11
 import msgspec
 
 from smtp_sts import __version__
+from smtp_sts.net import tls
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.dnswire import AAAA, A
 from smtp_sts.net.exchange import Exchange, connect, first_of, more_telling, usable
@@ -50,7 +51,7 @@ def tls_context(ca_file: str | None) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # section 7.2
     # Python 3.13 sets it; MTAs and browsers do not have it.
     context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
-    return context
+    return tls.bounded(context)
 
 
 async def fetch_policy(
@@ -185,9 +186,10 @@ async def _get(
     )
     try:
         await policy.done
-        tls = transport.get_extra_info("ssl_object")
-        certificate = _summary(tls.getpeercert())
-        return Fetched(bytes(policy.body), address, str(tls.version()), certificate, policy.type)
+        session = transport.get_extra_info("ssl_object")
+        certificate = _summary(session.getpeercert())
+        version = str(session.version())
+        return Fetched(bytes(policy.body), address, version, certificate, policy.type)
     finally:
         # Without waiting for the peer's close_notify: what we wanted we have.
         transport.abort()

@@ -21,6 +21,7 @@ from smtp_sts import __version__
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.exchange import Exchange, connect, first_of, usable
 from smtp_sts.net.failure import NetFailure
+from smtp_sts.net.tls import trusting_context
 
 #: What is read of the body of an answer, and for how long after its head (seconds): a server that
 #: is cut off while it answers might take back what it took.
@@ -55,10 +56,7 @@ class PostContexts(msgspec.Struct, frozen=True):
 
 def post_contexts(strict: ssl.SSLContext) -> PostContexts:
     """Both contexts; `strict` is that of `https.tls_context`."""
-    lax = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    lax.check_hostname = False
-    lax.verify_mode = ssl.CERT_NONE
-    return PostContexts(strict, lax)
+    return PostContexts(strict, trusting_context())
 
 
 def host_of(url: str) -> str:

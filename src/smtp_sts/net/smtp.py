@@ -19,6 +19,8 @@ import msgspec
 
 from smtp_sts.net.addresses import is_public
 from smtp_sts.net.exchange import certificate_fault
+from smtp_sts.net.tls import TlsTrouble, start
+from smtp_sts.net.tls_records import NOT_TLS
 
 #: Everything, from the connection to the end of the handshake, seconds.
 LOOK_SECONDS: Final = 30.0
@@ -33,12 +35,16 @@ _RESULTS: Final = {
     "certificate-not-yet-valid": "certificate-expired",
     "certificate-name-mismatch": "certificate-host-mismatch",
 }
+#: Alerts of a server to which we do not offer what it wants. It may be what costs too much for us,
+#: and no fault in the eyes of a mail server that offers it (finite-field Diffie-Hellman).
+_NO_COMMON_GROUND: Final = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "TLSV1_ALERT_INSUFFICIENT_SECURITY")
 
 
 class MxLook(msgspec.Struct, frozen=True, gc=False):
     """What was seen at one address of an MX host.
 
-    `seen` is False where it could not be told: no connection, no SMTP, no answer in time.
+    `seen` is False where it could not be told: no connection, no SMTP, no answer in time, no
+    cipher or group in common.
     `result_type` is one of RFC 8460 section 4.3, "" where TLS is as a policy wants it. `text` says
     in words what was seen, `helo` is the first line of the reply to EHLO. `chain` is what the host
     presented, DER, leaf first; empty where verification ended the handshake.
@@ -136,21 +142,26 @@ async def _talk(
     result_type = text = version = ""
     chain: tuple[bytes, ...] = ()
     try:
+        if reader.at_eof():
+            raise EOFError
         # SNI is the MX host (RFC 8461 section 7.1).
-        await writer.start_tls(context, server_hostname=seen.host)
+        tls = await start(writer.transport, seen.host, seen.address, context)
     except ssl.SSLCertVerificationError as error:
         slug, words = certificate_fault(error)
         result_type = _RESULTS.get(slug, "certificate-not-trusted")
         text = f"the certificate {words}"
     except ssl.SSLError as error:
+        if error.reason in _NO_COMMON_GROUND or (
+            isinstance(error, TlsTrouble) and error.reason != NOT_TLS
+        ):
+            raise _Talk(False, "", f"TLS failed: {error.reason}") from None
         result_type, text = "validation-failure", f"TLS failed: {error.reason}"
     except (ConnectionError, EOFError):
         result_type, text = "validation-failure", "the connection was closed within TLS"
     else:
-        tls = writer.get_extra_info("ssl_object")
-        version, chain = str(tls.version()), _chain(tls)
-        writer.write(b"QUIT\r\n")
-        await writer.drain()
+        session = tls.get_extra_info("ssl_object")
+        version, chain = str(session.version()), _chain(session)
+        tls.write(b"QUIT\r\n")
     return msgspec.structs.replace(
         seen,
         seen=True,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 import time
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -24,6 +23,7 @@ from smtp_sts.dane import MatchError, Tlsa
 from smtp_sts.net.dnswire import MX
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.net.smtp import MxLook, look
+from smtp_sts.net.tls import trusting_context
 from smtp_sts.policy import DraftRecord
 from smtp_sts.policy.pattern import is_host_name
 from smtp_sts.resolver.dane_state import find_dane
@@ -125,7 +125,7 @@ async def _look(
         last = await look(
             host if tlsa is None else tlsa[0],
             address,
-            context=reach.context if tlsa is None else _trusting(),
+            context=reach.context if tlsa is None else trusting_context(),
             own_name=own_name(),
             port=port,
             allow_private=reach.allow_private,
@@ -146,14 +146,6 @@ def _held_against(seen: MxLook, tlsa: tuple[str, Sequence[Tlsa]], domain: str) -
     except MatchError as error:
         return msgspec.structs.replace(seen, result_type=error.slug, text=error.sentence)
     return seen
-
-
-def _trusting() -> ssl.SSLContext:
-    """For DANE, where the TLSA records alone say what is trusted (RFC 7672 section 3.1)."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
 
 
 def own_name() -> str:
