@@ -20,7 +20,7 @@ import logging
 import random
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import MappingProxyType
 from typing import Final
 
@@ -421,7 +421,15 @@ class Resolver:
         # While a recheck is due or under way the answer is kept for a second only, so that what
         # the recheck finds is used at once.
         until = min(stored.expires_at, max(state.next_check, now + 1.0))
-        return _decision(domain, state, stored, until, "cache")
+        return self._decision(domain, state, stored, until)
+
+    def _until_next_check(self, domain: str, state: _State, stored: Stored) -> Decision:
+        return self._decision(domain, state, stored, min(stored.expires_at, state.next_check))
+
+    def _decision(self, domain: str, state: _State, stored: Stored, until: float) -> Decision:
+        """What the cached policy says; `stored` was read without an await since."""
+        assert state.policy is not None
+        return _decision(domain, state.policy, stored, until, "cache", state.steps)
 
     def _without(self, domain: str, state: _State, source: Source) -> Decision:
         return Decision(
@@ -564,16 +572,11 @@ class Resolver:
 
         timer = loop.call_later(self.settings.answer_timeout, release)
         try:
-            now = self._clock()
-            live = _live(state, now)
-            found = await discover(
-                domain,
-                self.reach,
-                known_id=live.policy_id if live is not None else "",
-                refresh=refresh and live is not None,
-                may_fetch=now >= state.retry_at,
-                turn=turn,
-            )
+            found = await self._found(domain, state, refresh, turn)
+            if found.result == "unchanged" and _live(state, self._clock()) is None:
+                # The policy has expired while its record was looked at: nothing is cached any
+                # more that an unchanged id could stand for.
+                found = await self._found(domain, state, refresh, turn)
             timer.cancel()
             release()
             if refresh:
@@ -587,6 +590,24 @@ class Resolver:
             if claimed:  # behind what was put
                 self._keeper.release(domain)
 
+    async def _found(
+        self,
+        domain: str,
+        state: _State,
+        refresh: bool,
+        turn: Callable[[str], Awaitable[bool]],
+    ) -> Found:
+        now = self._clock()
+        live = _live(state, now)
+        return await discover(
+            domain,
+            self.reach,
+            known_id=live.policy_id if live is not None else "",
+            refresh=refresh and live is not None,
+            may_fetch=now >= state.retry_at,
+            turn=turn,
+        )
+
     async def _take(self, domain: str, state: _State, found: Found) -> Decision:
         """Weigh what was found against what is cached: section 5.1, laws 1 and 2."""
         now = self._clock()
@@ -597,7 +618,11 @@ class Resolver:
         live = _live(state, now)
         if found.result == "unchanged" and live is not None:
             state.next_check = now + settings.recheck_interval
-            return _decision(domain, state, live, min(live.expires_at, state.next_check), "cache")
+            return self._until_next_check(domain, state, live)
+        if found.result == "unchanged":  # it had no time to live even while it was fetched
+            self._count("sts-policy-expired")
+            state.next_check = 0.0
+            return Decision(domain, "no-policy", "discovery-timeout", steps=found.steps)
         if waits := found.reason == "sts-policy-fetch-error" and not found.fetch_failed:
             # Nothing was fetched, for the last fetch has failed: for its reason there is no policy.
             reason, detail = state.fetch_failed
@@ -614,7 +639,6 @@ class Resolver:
             state.next_check = now + min(settings.error_ttl, settings.recheck_interval)
             if found.fetch_failed:
                 state.next_check = max(state.next_check, state.retry_at)
-                await self._keeper.postpone(domain, state.retry_at)
                 if state.policy is not None and state.policy.mode != "none":  # sections 3.3, 10.2
                     _log.warning(
                         "%s: refresh failed (%s), the cached policy applies until it expires in "
@@ -627,7 +651,10 @@ class Resolver:
                             "failures": state.failures,
                         }},
                     )  # fmt: skip
-            return _decision(domain, state, live, min(live.expires_at, state.next_check), "cache")
+            decision = self._until_next_check(domain, state, live)
+            if found.fetch_failed:  # last: while it is waited for, anything may change
+                await self._keeper.postpone(domain, state.retry_at)
+            return decision
         if state.stored is not None:
             state.stored = state.policy = None
             self.on_change(domain)
@@ -694,8 +721,9 @@ class Resolver:
                 }},
             )  # fmt: skip
         self.on_change(domain)
-        until = min(stored.expires_at, state.next_check)
-        return _decision(domain, state, stored, until, "network")
+        # Told of this fetch, whatever has become of the state while it was put.
+        until = min(stored.expires_at, now + settings.recheck_interval)
+        return _decision(domain, policy, stored, until, "network", found.steps)
 
 
 def _weight(state: _State) -> int:
@@ -719,9 +747,14 @@ def _live(state: _State, now: float) -> Stored | None:
     return stored if stored is not None and now < stored.expires_at else None
 
 
-def _decision(domain: str, state: _State, stored: Stored, until: float, source: Source) -> Decision:
-    policy = state.policy
-    assert policy is not None
+def _decision(
+    domain: str,
+    policy: Policy,
+    stored: Stored,
+    until: float,
+    source: Source,
+    steps: tuple[Step, ...],
+) -> Decision:
     return Decision(
         policy_domain=domain,
         outcome=policy.mode,
@@ -732,7 +765,7 @@ def _decision(domain: str, state: _State, stored: Stored, until: float, source: 
         fetched_at=stored.fetched_at,
         expires_at=stored.expires_at,
         valid_until=until,
-        steps=state.steps,
+        steps=steps,
     )
 
 

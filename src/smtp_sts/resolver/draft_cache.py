@@ -191,8 +191,11 @@ class DraftCache:
             return self._without(domain, state, "cache")
         return None
 
-    async def decide(self, domain: str) -> Decision:
-        """What applies to a policy domain now. Never raises for its input."""
+    async def decide(self, domain: str, *, again: bool = True) -> Decision:
+        """What applies to a policy domain now. Never raises for its input.
+
+        `again`: a policy that expires while it is looked at is looked for once more.
+        """
         state = await self._state(domain)
         decision = self._known(domain, state)
         if decision is not None:
@@ -210,9 +213,14 @@ class DraftCache:
             return Decision(domain, "no-policy", "discovery-timeout")  # law 4: fail open
         now = self._clock()
         held = _live(state, now)
-        if held is None:
-            return self._without(domain, state, "network")
-        return self._applies(domain, state, held, now, "network")
+        if held is not None:
+            return self._applies(domain, state, held, now, "network")
+        if state.held is not None:  # expired a moment ago: what was seen then was seen beside it
+            if again:
+                return await self.decide(domain, again=False)
+            self._count("draft-timeout")
+            return Decision(domain, "no-policy", "discovery-timeout")
+        return self._without(domain, state, "network")
 
     async def refresh(self, domain: str) -> None:
         """Fetch and prove the policy anew, as the daily refresh does; returns when that is done."""
@@ -512,6 +520,8 @@ class DraftCache:
         # "policies will be authenticated using the mechanism specified by the existing cached
         # policy", its URL included: whoever runs another host of the domain cannot replace it.
         proof = await self._prove(state, seen, held)
+        if self._moved_on(state, held):
+            return
         if not proof.good:
             self._unproven(domain, state, proof, "another policy is published, and not proven")
             return
@@ -519,6 +529,8 @@ class DraftCache:
             # "a freshly fetched (and unused) policy that has not successfully been applied MUST be
             # disregarded": who strips STARTTLS now must not get the cached one out of the way.
             checked = await self._checked(domain, state, record)
+            if self._moved_on(state, held):
+                return
             if checked.verdict != "met":
                 state.failed = (
                     self._clock(), "never-validated",
@@ -532,6 +544,11 @@ class DraftCache:
         held_now = _live(state, self._clock())
         if held_now is not None:
             await self._look(domain, state, held_now)
+
+    def _moved_on(self, state: _State, held: Held) -> bool:
+        """Whether another policy is cached by now, which has to be asked for its own mechanism."""
+        live = _live(state, self._clock())
+        return live is not None and live.record.text != held.record.text
 
     async def _prove(self, state: _State, seen: Seen, held: Held) -> Proof:
         assert seen.record is not None
@@ -616,7 +633,8 @@ class DraftCache:
             authenticated, applied,
         )  # fmt: skip
         state.reason, state.detail = "policy-found", ""
-        if before is None or before.record.text != record.text:
+        # Of one that has expired meanwhile it counts for nothing that an MX host has met it.
+        if before is None or now >= before.expires_at or before.record.text != record.text:
             state.next_look, state.misses = 0.0, 0
             state.failures, state.retry_at = 0, 0.0  # those of another policy
         if authenticated:
