@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import dns.dnssec
+import dns.rdataset
 import dns.zone
 
 from smtp_sts.lab.machine import directory, listening, namespace, process
@@ -35,6 +36,8 @@ FORGED: Final = ("forged.example",)
 STRIPPED: Final = ("stripped.example",)
 LAME: Final = ("lame.example",)
 LAME_UNSIGNED: Final = ("lame-unsigned.example",)
+#: A name in `example.`, no zone of its own, whose MX records were changed after they were signed.
+BAD_MX: Final = "badmx.example."
 
 
 def _write_zones(home: Path, records: dict[str, str]) -> str:
@@ -56,6 +59,9 @@ def _write_zones(home: Path, records: dict[str, str]) -> str:
             ZoneKey().sign(zone)
         elif name in keys and name not in STRIPPED:
             keys[name].sign(zone)
+        if name == "example" and BAD_MX in zone:  # nothing else of the name is wrong
+            changed = dns.rdataset.from_text("IN", "MX", 300, "20 mx.elsewhere.example.")
+            zone.replace_rdataset(BAD_MX, changed)
         zone.to_file(str(home / f"{name or 'root'}.zone"), relativize=False)
     return keys[""].ds("")
 

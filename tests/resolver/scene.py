@@ -89,7 +89,7 @@ class Scene:
 
     async def settled(self) -> None:
         """Wait until nothing is looked up behind an answer."""
-        while tasks := [*self.resolver._running, *self.resolver._looks, *self._of_draft()]:
+        while tasks := [*self.resolver._running, *self.resolver.looks.running, *self._of_draft()]:
             await asyncio.wait(tasks)
 
     def _of_draft(self) -> set[asyncio.Task[None]]:

@@ -10,12 +10,12 @@ import pytest
 from smtp_sts.dane import Tlsa
 from smtp_sts.lab.names import Names
 from smtp_sts.net.dns import Dns
+from smtp_sts.resolver.dane_look import MAX_FAILED, DaneLook, find_dane
 from smtp_sts.resolver.dane_state import (
     MAX_HOSTS,
     MAX_TLSA,
     UNTRUSTED_TTL,
     DaneState,
-    find_dane,
 )
 
 RECORD = Tlsa(3, 1, 1, bytes(32))
@@ -26,7 +26,7 @@ Publish = Callable[[Names], None]
 
 
 def look(
-    publish: Publish, *, trust_ad: bool = True, signed: bool = True
+    publish: Publish, *, trust_ad: bool = True, signed: bool = True, domain: str = DOMAIN
 ) -> tuple[DaneState, Names]:
     """What is found for bob.example where the lab publishes that; bob.example is signed."""
     names = Names()
@@ -35,7 +35,7 @@ def look(
         await names.start()
         try:
             dns = Dns([names.address], timeout=0.5, trust_ad=trust_ad)
-            return await find_dane(DOMAIN, dns)
+            return await find_dane(domain, dns)
         finally:
             await names.close()
 
@@ -169,7 +169,7 @@ DIGESTS = [f"3 1 1 {n:064x}" for n in range(MAX_TLSA)]
             then(elsewhere, lambda n: n.put(DOMAIN, "MX", "10 mx.bob.example.", "20 .")),
             "dane", "usable", id="null-mx-among-others-is-passed-over",
         ),
-        pytest.param(many, "partial", "usable " * MAX_HOSTS, id="too-many-hosts"),
+        pytest.param(many, "dane", "usable " * MAX_HOSTS, id="more-hosts-than-are-looked-at"),
         pytest.param(loop, "indeterminate", "failed", id="alias-loop"),
     ],
 )  # fmt: skip
@@ -220,7 +220,8 @@ def test_law_3_ad_of_a_resolver_that_is_not_trusted_is_not_believed() -> None:
 @pytest.mark.parametrize("defect", ["servfail", "timeout"])
 @pytest.mark.parametrize(
     ("ds", "signed", "verdict"),
-    [(True, True, "indeterminate"), (False, True, "failed"), (True, False, "failed")],
+    # a name that is no zone lies in the one that proves that there is no DS record
+    [(True, True, "indeterminate"), (False, True, "indeterminate"), (True, False, "failed")],
 )
 def test_a_failing_mx_question_is_weighed_by_the_parents_ds(
     defect: str, ds: bool, signed: bool, verdict: str
@@ -303,3 +304,110 @@ def test_hosts_come_in_the_order_of_their_preference_and_once() -> None:
 
     found, _ = look(publish)
     assert found.mx == tuple(h.host for h in found.hosts) == ("c.bob.example", "b.bob.example")
+
+
+SUB = "mail.bob.example"
+
+
+def blocked(*names_and_types: tuple[str, str], defect: str = "servfail") -> Publish:
+    def publish(names: Names) -> None:
+        for name, kind in names_and_types:
+            names.spoil(name, "servfail" if defect == "servfail" else "timeout", kind)
+
+    return publish
+
+
+@pytest.mark.parametrize(
+    ("publish", "verdict"),
+    [
+        pytest.param(blocked((SUB, "MX")), "indeterminate", id="no-zone-cut"),
+        pytest.param(blocked((SUB, "*")), "indeterminate", id="all-of-its-answers"),
+        pytest.param(blocked((SUB, "*"), defect="timeout"), "indeterminate", id="silence"),
+        pytest.param(
+            then(lambda n: n.delegate(SUB, signed=True), blocked((SUB, "MX"))),
+            "indeterminate", id="a-signed-zone-of-its-own",
+        ),
+        # law 4: what is not signed is let through, whatever its zone above is
+        pytest.param(
+            then(lambda n: n.delegate(SUB, signed=False), blocked((SUB, "MX"))),
+            "failed", id="an-unsigned-zone-of-its-own",
+        ),
+        pytest.param(blocked((SUB, "*"), (DOMAIN, "*")), "failed", id="nobody-tells"),
+        # that a top level domain is signed says nothing of those below
+        pytest.param(
+            then(
+                lambda n: n.delegate("example", signed=True),
+                blocked((SUB, "*"), (DOMAIN, "*")),
+            ),
+            "failed", id="the-top-level-alone-tells",
+        ),
+    ],
+)  # fmt: skip
+def test_a_name_below_a_signed_domain_is_signed_too(publish: Publish, verdict: str) -> None:
+    def below(names: Names) -> None:
+        names.delegate(DOMAIN, signed=True)
+        names.put(SUB, "MX", "10 mx.bob.example.")
+        host(names, "mx.bob.example", TEXT)
+        publish(names)
+
+    assert look(below, domain=SUB)[0].verdict == verdict
+
+
+def test_many_hosts_that_are_never_told_of_cost_no_more_than_a_few() -> None:
+    def publish(names: Names) -> None:
+        mx(names, *(f"mx{n}.bob.example" for n in range(58)))
+        for n in range(58):
+            host(names, f"mx{n}.bob.example")
+            names.spoil(f"_25._tcp.mx{n}.bob.example", "timeout")
+
+    found, names = look(publish)
+    assert found.verdict == "indeterminate"
+    assert len(found.mx) == 58
+    # MX and DS; A, AAAA and TLSA, each twice at most. Without a bound: 58 A and 58 TLSA at least.
+    assert sum(names.queries.values()) <= 2 + MAX_FAILED * 6
+
+
+def test_hosts_that_are_not_asked_for_are_not_taken_for_hosts_without() -> None:
+    """Some are known to be without, and it is not known of others: as if those had failed."""
+
+    def publish(names: Names) -> None:
+        mx(names, *(f"mx{n:02}.bob.example" for n in range(12)))
+        for n in range(12):
+            host(names, f"mx{n:02}.bob.example", *([TEXT] if n in (0, 11) else []))
+            if n:
+                names.spoil(f"_25._tcp.mx{n:02}.bob.example", "servfail")
+
+    found, _ = look(publish)
+    assert found.verdict == "dane"
+    assert [h.state for h in found.hosts] == ["usable"] + ["failed"] * 11
+
+
+def test_what_is_known_so_far_is_told_before_the_look_has_ended() -> None:
+    """A signed domain is known to be signed before all of its answers are there."""
+
+    async def told(names: Names, publish: Publish, seconds: float) -> str:
+        names.delegate(DOMAIN, signed=True)
+        one(TEXT)(names)
+        publish(names)
+        await names.start()
+        try:
+            looking = DaneLook(DOMAIN, Dns([names.address], timeout=3, trust_ad=True))
+            assert looking.so_far() is None
+            task = asyncio.create_task(looking.run())
+            await asyncio.sleep(seconds)
+            assert not task.done()
+            task.cancel()
+            so_far = looking.so_far()
+            return so_far.verdict if so_far else ""
+        finally:
+            await names.close()
+
+    for publish, verdict in (
+        (blocked(("_25._tcp.mx.bob.example", "*"), defect="timeout"), "indeterminate"),
+        (blocked(("mx.bob.example", "*"), defect="timeout"), "indeterminate"),
+        (blocked((DOMAIN, "MX"), defect="timeout"), "indeterminate"),
+        (blocked((DOMAIN, "MX"), (DOMAIN, "DS"), defect="timeout"), ""),
+        (then(lambda n: n.delegate(DOMAIN, signed=False), lambda n: n.drop(DOMAIN, "DS"),
+              blocked((DOMAIN, "MX"), defect="timeout")), ""),
+    ):  # fmt: skip
+        assert asyncio.run(told(Names(), publish, 1.0)) == verdict

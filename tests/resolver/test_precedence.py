@@ -85,9 +85,13 @@ def play(
     *,
     answer_timeout: float = 4.0,
     dane: bool = True,
+    dns_timeout: float = 0.5,
 ) -> None:
     async def run() -> None:
         async with scene(tmp_path, answer_timeout, dane=dane) as s:
+            if dns_timeout != s.dns_timeout:
+                s.dns_timeout = dns_timeout
+                await s.restart()
             await work(s)
 
     asyncio.run(run())
@@ -179,19 +183,115 @@ def test_law_6_an_unexpired_policy_does_not_wait_for_a_dead_dns(tmp_path: Path) 
     play(tmp_path, work)
 
 
-def test_law_4_a_domain_that_cannot_be_told_in_time_is_let_through(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signed", [True, False])
+def test_law_4_a_domain_that_cannot_be_told_in_time_is_let_through(
+    tmp_path: Path, signed: bool
+) -> None:
+    """Unsigned, or with a zone above that does not say in time whether it is signed."""
+
     async def work(s: Scene) -> None:
         dane(s.world.names)
+        s.world.names.sign("bob.example", signed=signed)
         s.world.names.spoil("bob.example", "timeout", "MX")
+        if signed:
+            s.world.names.spoil("bob.example", "timeout", "DS")
         decision = await s.decide()
         assert replies(decision)["postfix-dane"] == LET
         assert s.counts["dane-timeout"] == 1
         s.world.names.mend("bob.example", "MX")
         await s.settled()
         s.clock.now += 30
-        assert replies(await s.decide())["postfix-dane"] == DANE
+        assert replies(await s.decide())["postfix-dane"] == (DANE if signed else LET)
 
     play(tmp_path, work, answer_timeout=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "rrtype"),
+    [("bob.example", "MX"), ("mx.bob.example", "*"), ("_25._tcp.mx.bob.example", "*")],
+)
+def test_law_3_a_signed_domain_whose_dns_is_only_slow_is_not_let_through(
+    tmp_path: Path, name: str, rrtype: str
+) -> None:
+    """Slower than an answer may be: that the domain is signed is known before."""
+
+    async def work(s: Scene) -> None:
+        dane(s.world.names)
+        s.world.names.spoil(name, "timeout", rrtype)
+        began = asyncio.get_running_loop().time()
+        assert replies(await s.decide())["postfix-dane"] == TEMP
+        assert asyncio.get_running_loop().time() - began < 2.5
+        assert s.resolver.looks.running  # the look goes on behind the answer
+        await s.world.publish("bob.example", "enforce")
+        await s.resolver.renew("bob.example")
+        assert replies(await s.decide())["postfix-dane"] == SECURE
+        s.world.names.mend(name, rrtype)
+        await s.settled()
+        s.clock.now += 3600
+        await s.decide()
+        await s.settled()
+        assert replies(await s.decide())["postfix-dane"] == DANE
+
+    play(tmp_path, work, answer_timeout=1.0, dns_timeout=3.0)
+
+
+@pytest.mark.parametrize("defect", ["timeout", "servfail"])
+@pytest.mark.parametrize("blocked", ["all", "mx", "tlsa"])
+def test_law_3_a_known_dane_stays_until_a_look_says_otherwise(
+    tmp_path: Path, defect: str, blocked: str
+) -> None:
+    """Who can make the DNS fail cannot have a domain taken for one without DANE, whether its
+    records' time is over and a look is under way, or has failed, once or often."""
+    names = {
+        "all": [("bob.example", "MX"), ("bob.example", "DS"), ("mx.bob.example", "*")],
+        "mx": [("bob.example", "MX")],
+        "tlsa": [("_25._tcp.mx.bob.example", "*")],
+    }[blocked]
+
+    async def work(s: Scene) -> None:
+        dane(s.world.names)
+        assert replies(await s.decide())["postfix-dane"] == DANE
+        for name, rrtype in names:
+            s.world.names.spoil(name, "timeout" if defect == "timeout" else "servfail", rrtype)
+        s.clock.now += TTL
+        loop = asyncio.get_running_loop()
+        for _ in range(3):
+            began = loop.time()
+            assert replies(await s.decide())["postfix-dane"] == DANE
+            assert loop.time() - began < 1.3  # DANE_PATIENCE
+            await s.settled()
+            assert replies(await s.decide())["postfix-dane"] == DANE
+            s.clock.now += 31
+        # with a policy in force one DNS failure holds no mail back
+        await s.world.publish("bob.example", "enforce")
+        await s.resolver.renew("bob.example")
+        await s.decide()
+        await s.settled()
+        assert replies(await s.decide())["postfix-dane"] == SECURE
+        for name, rrtype in names:
+            s.world.names.mend(name, rrtype)
+        s.clock.now += 31
+        assert replies(await s.decide())["postfix-dane"] == DANE
+        s.world.names.drop("_25._tcp.mx.bob.example", "TLSA")
+        s.clock.now += TTL
+        assert replies(await s.decide())["postfix-dane"] == SECURE
+
+    play(tmp_path, work, answer_timeout=2.0)
+
+
+def test_law_3_what_cannot_be_told_is_not_let_through_while_it_is_looked_at_anew(
+    tmp_path: Path,
+) -> None:
+    async def work(s: Scene) -> None:
+        tlsa_bogus(s.world.names)
+        assert replies(await s.decide())["postfix-dane"] == TEMP
+        for rrtype in ("MX", "DS"):
+            s.world.names.spoil("bob.example", "timeout", rrtype)
+        s.clock.now += 31
+        assert replies(await s.decide())["postfix-dane"] == TEMP  # the look has heard nothing yet
+        assert s.resolver.looks.running
+
+    play(tmp_path, work, answer_timeout=0.3)
 
 
 def test_no_dane_where_the_operator_says_so(tmp_path: Path) -> None:

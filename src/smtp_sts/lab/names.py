@@ -164,7 +164,7 @@ class Names:
             reply.set_rcode(dns.rcode.NXDOMAIN)
             reply.authority.append(self._root)
         else:
-            self._fill(reply, name, rrtype)
+            self._fill(reply, name, rrtype, proof=bool(message.ednsflags & dns.flags.DO))
         whole = reply.to_wire(max_size=65535)[2:]
         cut = dns.message.make_response(message, recursion_available=True)
         cut.flags |= dns.flags.TC
@@ -190,7 +190,9 @@ class Names:
         zones = (".".join(labels[n:]) for n in range(len(labels)))
         return next((self._signed[zone] for zone in zones if zone in self._signed), False)
 
-    def _fill(self, reply: dns.message.Message, name: str, rrtype: str) -> None:
+    def _fill(
+        self, reply: dns.message.Message, name: str, rrtype: str, *, proof: bool = False
+    ) -> None:
         reply.flags |= dns.flags.AD
         for _ in range(_CHAIN):
             # A DS record, and the proof that there is none, lie in the zone above (RFC 4035).
@@ -206,10 +208,17 @@ class Names:
                 if not self._known[name]:
                     reply.set_rcode(dns.rcode.NXDOMAIN)
                 reply.authority.append(self._root)  # RFC 2308 section 3
+                if proof and rrtype == "DS" and reply.flags & dns.flags.AD:
+                    reply.authority.append(self._denial(owner, name))
                 return
             reply.answer.append(dns.rrset.from_text_list(owner, self._ttl, "IN", "CNAME", target))
             name = _key(target[0])
         reply.set_rcode(dns.rcode.SERVFAIL)
+
+    def _denial(self, owner: dns.name.Name, name: str) -> dns.rrset.RRset:
+        """That there is no DS record, as the zone above says it: with NS where a zone begins."""
+        types = "NS RRSIG NSEC" if self._signed.get(name) is False else "RRSIG NSEC"
+        return dns.rrset.from_text(owner, self._ttl, "IN", "NSEC", f"\\000.{owner} {types}")
 
     async def _serve_tcp(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)

@@ -22,7 +22,7 @@ from smtp_sts.net.https import tls_context
 from smtp_sts.net.resolv_conf import ResolvConf
 from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError, policy_domain
 from smtp_sts.resolver import overrides
-from smtp_sts.resolver.dane_state import find_dane
+from smtp_sts.resolver.dane_look import find_dane
 from smtp_sts.resolver.decision import Decision, Step, as_data
 from smtp_sts.resolver.discovery import Reach, discover
 from smtp_sts.resolver.precedence import known, of_dialects, told, weigh

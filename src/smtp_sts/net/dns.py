@@ -32,11 +32,15 @@ from smtp_sts.net.dnswire import (
     WireError,
 )
 from smtp_sts.net.failure import NetFailure
+from smtp_sts.net.places import Places
+from smtp_sts.policy.organisation import organisational_domain
 
 #: One attempt at one resolver, seconds; all resolvers are tried in turn, and those that did not
 #: answer once more.
 ATTEMPT_SECONDS: Final = 1.5
 ROUNDS: Final = 2
+#: Questions that are out at the same time, each with a socket; one organisation gets its share.
+QUESTIONS: Final = 2000
 #: CNAMEs whose target the resolver left out are asked for by us, so many times.
 MAX_ALIASES: Final = 8
 #: Failures that are a resolver's answer, and those that are the want of one.
@@ -50,7 +54,8 @@ SILENT_SECONDS: Final = 30.0
 class Answer(msgspec.Struct, frozen=True):
     """What the DNS says: `records` of the type asked for (see `dnswire.Rdata`), `ttl` seconds.
 
-    `name` is the owner after CNAMEs; `ad` tells that a trusted resolver has validated it all.
+    `name` is the owner after CNAMEs; `ad` tells that a trusted resolver has validated it all; `cut`
+    is `dnswire.Message.cut`.
     """
 
     rcode: int
@@ -58,6 +63,7 @@ class Answer(msgspec.Struct, frozen=True):
     ttl: int
     ad: bool
     name: str
+    cut: bool | None = None
 
     @property
     def nxdomain(self) -> bool:
@@ -74,8 +80,10 @@ class Dns:
         *,
         timeout: float = 5.0,
         trust_ad: bool | None = None,
+        questions: int = QUESTIONS,
     ) -> None:
         self._timeout = timeout
+        self._places = Places(questions)
         self._trust_ad = trust_ad
         self.use(nameservers)
 
@@ -96,15 +104,33 @@ class Dns:
         """Whether any resolver is trusted to have validated its answers."""
         return any(self._trusted.values())
 
-    async def query(self, name: str, rrtype: int, *, validated: bool = False) -> Answer:
+    async def query(
+        self, name: str, rrtype: int, *, validated: bool = False, whose: str = ""
+    ) -> Answer:
         """Ask for the records of a name. Raises NetFailure.
+
+        It counts among the questions of `whose`, an organisational domain; by default of the one
+        that the name belongs to.
 
         With `validated` only resolvers that may be trusted with the AD bit are asked, where there
         are such: that one of those is silent must not make a signed name look like an unsigned one
         (RFC 7672 section 2.1.1).
         """
         deadline = asyncio.get_running_loop().time() + self._timeout
-        return await self._follow(name, rrtype, validated, deadline)
+        whose = whose or organisational_domain(name)
+        if not self._places.take(whose):
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._places.wait(whose)
+            except TimeoutError:
+                raise NetFailure(
+                    "dns-timeout",
+                    f"too many questions for {whose} are not answered: none for {name} was asked",
+                ) from None
+        try:
+            return await self._follow(name, rrtype, validated, deadline)
+        finally:
+            self._places.release(whose)
 
     async def txt(self, name: str) -> Answer:
         """The TXT records of a name, `bytes` each. Raises NetFailure."""
@@ -139,7 +165,7 @@ class Dns:
             ttl = message.ttl if ttl is None else min(ttl, message.ttl)
             moved = message.name != asked.removesuffix(".").lower()
             if message.records or message.rcode == NXDOMAIN or not moved:
-                return Answer(message.rcode, message.records, ttl, ad, message.name)
+                return Answer(message.rcode, message.records, ttl, ad, message.name, message.cut)
             asked = message.name
         raise NetFailure("dns-cname-loop", f"the CNAMEs of {name} lead nowhere")
 

@@ -6,6 +6,8 @@ dnspython. Promises: arbitrary bytes give a `Message` or raise `WireError`, in b
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import ipaddress
 import struct
 from typing import Final
@@ -13,12 +15,15 @@ from typing import Final
 import msgspec
 
 A: Final = 1
+NS: Final = 2
 CNAME: Final = 5
 SOA: Final = 6
 MX: Final = 15
 TXT: Final = 16
 AAAA: Final = 28
 DS: Final = 43
+NSEC: Final = 47
+NSEC3: Final = 50
 TLSA: Final = 52
 
 NOERROR: Final = 0
@@ -33,6 +38,10 @@ MAX_CHAIN: Final = 8
 MAX_RECORDS: Final = 2048
 #: Compression pointers followed within one name; a name has no more labels than these.
 MAX_POINTERS: Final = 127
+#: Rounds of hashing that an NSEC3 record may ask of us; RFC 9276 section 3.1 wants none.
+MAX_ITERATIONS: Final = 150
+#: Records of a denial that are read: RFC 5155 section 7.2 has three at most.
+MAX_DENIALS: Final = 8
 
 #: A: text; AAAA: text; TXT: the character-strings joined; MX: (preference, host); else raw.
 Rdata = str | bytes | tuple[int, str]
@@ -56,6 +65,8 @@ class Message(msgspec.Struct, frozen=True):
     """A response. `name` is the owner after the CNAMEs of the answer, `ttl` the least, seconds.
 
     Where there are no records `ttl` is how long that may be remembered: 0 without an SOA record.
+    `cut`, of a DS question without an answer: whether the NSEC or NSEC3 records say that a zone of
+    its own begins at the name, which then is not signed; None where there are no such records.
     """
 
     rcode: int
@@ -64,6 +75,7 @@ class Message(msgspec.Struct, frozen=True):
     name: str
     records: tuple[Rdata, ...]
     ttl: int
+    cut: bool | None = None
 
 
 def encode_name(name: str) -> bytes:
@@ -80,13 +92,16 @@ def encode_name(name: str) -> bytes:
 
 
 def query(message_id: int, name: str, rrtype: int) -> bytes:
-    """A recursive question with EDNS0; the AD bit asks for the AD bit (RFC 6840 section 5.7)."""
+    """A recursive question with EDNS0; the AD bit asks for the AD bit (RFC 6840 section 5.7).
+
+    For a DS record the DO bit asks for the proof besides, where there is none.
+    """
     return (
         _HEADER.pack(message_id, 0x0120, 1, 0, 0, 1)
         + encode_name(name)
         + struct.pack("!2H", rrtype, 1)
         + b"\0"
-        + _RR.pack(41, UDP_SIZE, 0, 0)
+        + _RR.pack(41, UDP_SIZE, 0x8000 if rrtype == DS else 0, 0)
     )
 
 
@@ -188,6 +203,55 @@ def _negative_ttl(data: bytes, position: int, count: int) -> int | None:
     return None
 
 
+def _cut(data: bytes, position: int, count: int, name: str) -> bool | None:
+    """See `Message.cut`; RFC 4035 section 5.4, RFC 5155 section 8.9."""
+    found, left = None, MAX_DENIALS
+    for _ in range(count):
+        owner, kind, rrclass, _, start, position = _record(data, position)
+        if rrclass != 1 or kind not in (NSEC, NSEC3):
+            continue
+        left -= 1
+        if left < 0:
+            break
+        if kind == NSEC:
+            at, same = _name(data, start)[1], owner == name
+        elif (hashed := _nsec3(data[:position], start, name)) is not None:
+            at, same = hashed[0], owner.partition(".")[0] == hashed[1]
+        else:
+            continue
+        found = found or False
+        if same:
+            types = _types(data[at:position])
+            found = NS in types and SOA not in types and DS not in types
+    return found
+
+
+def _nsec3(data: bytes, start: int, name: str) -> tuple[int, str] | None:
+    """Where the types of an NSEC3 record begin, and what it calls a name; None for one that cannot
+    be read, or that asks for too much work."""
+    if start + 5 > len(data):
+        return None
+    algorithm, _, iterations, size = struct.unpack_from("!2BHB", data, start)
+    salt = data[start + 5 : start + 5 + size]
+    at = start + 5 + size
+    if at >= len(data) or algorithm != 1 or iterations > MAX_ITERATIONS:
+        return None
+    digest = encode_name(name)
+    for _ in range(iterations + 1):  # RFC 5155 section 5
+        digest = hashlib.sha1(digest + salt, usedforsecurity=False).digest()
+    return at + 1 + data[at], base64.b32hexencode(digest).decode().lower()
+
+
+def _types(bitmap: bytes) -> set[int]:
+    """The types of an NSEC record below 256 (RFC 4034 section 4.1.2)."""
+    if len(bitmap) < 2 or bitmap[0] != 0:
+        return set()
+    octets = bitmap[2 : 2 + bitmap[1]]
+    return {
+        8 * n + bit for n, octet in enumerate(octets) for bit in range(8) if octet & (0x80 >> bit)
+    }
+
+
 def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
     """The response to a question; raises WireError where it is none, or belongs to another."""
     if len(data) < 12:
@@ -231,7 +295,10 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
     records = found.get(owner, [])
     ttls += [ttl for ttl, _ in records]
     rcode = flags & 0x000F
+    cut = None
     if not records and not truncated:
+        if rrtype == DS:
+            cut = _cut(data, position, authorities, owner)
         negative = _negative_ttl(data, position, authorities)
         # RFC 2308 section 5: without an SOA record it "SHOULD NOT be cached". An alias whose target
         # the resolver left out is no negative answer.
@@ -244,4 +311,5 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
         name=owner,
         records=tuple(rdata for _, rdata in records),
         ttl=min(ttls, default=0),
+        cut=cut,
     )

@@ -28,14 +28,16 @@ import msgspec
 
 from smtp_sts.config import PolicySection
 from smtp_sts.net.aside import aside
+from smtp_sts.net.places import Places
 from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError, draft_record_name
+from smtp_sts.policy.organisation import organisational_domain
 from smtp_sts.resolver import overrides
-from smtp_sts.resolver.dane_state import DaneState, find_dane
+from smtp_sts.resolver.dane_looks import SLOW_FACTOR, DaneLooks, Looking
 from smtp_sts.resolver.decision import Decision, Source, Step
 from smtp_sts.resolver.discovery import Found, Reach, discover
 from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.resolver.overrides import Rules
-from smtp_sts.resolver.precedence import Known, known, protects, weigh
+from smtp_sts.resolver.precedence import Known
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
 from smtp_sts.store import FUTURE_SECONDS, Stored, StoreError
 
@@ -45,8 +47,6 @@ STATES_LIMIT: Final = 50_000
 STATES_BYTES: Final = 128 * 1024 * 1024
 #: What a short string takes besides its text, bytes.
 _STRING: Final = 57
-#: Discoveries that may be under way at all, as a multiple of those that hold a place.
-SLOW_FACTOR: Final = 4
 #: An answer waits no longer than this for its policy to be safe on disk (seconds).
 SAVE_TIMEOUT: Final = 1.0
 #: The used time of a policy is written when it is older than this (seconds).
@@ -57,13 +57,6 @@ CLAIM_PATIENCE: Final = 2.0
 REFRESH_PATIENCE: Final = 20.0
 #: Failed refreshes back off from `retry_interval` by doubling, so many times at most.
 BACKOFF_DOUBLINGS: Final = 4
-#: A verdict on DANE is kept for the life of its records, within these bounds (seconds): that a
-#: domain has DANE is seen within an hour, and short-lived records cost no look for every message.
-DANE_TTL: Final = (30.0, 3600.0)
-#: An unexpired policy waits no longer than this to hear whether DANE goes before it (seconds).
-DANE_PATIENCE: Final = 1.0
-#: While it is looked at anew, "no DANE" is still said for so long after its time (seconds).
-DANE_STALE: Final = 3600.0
 #: How the keys of policies of the first draft begin in the store (`draft_cache.py`).
 _DRAFTS: Final = draft_record_name("")
 
@@ -94,7 +87,7 @@ class _State:
         self.started = 0.0
         self.task: asyncio.Task[Decision] | None = None
         self.dane: Known | None = None
-        self.look: asyncio.Task[None] | None = None
+        self.look: Looking | None = None
         #: the decision that the log tells of: a policy, or why there is none
         self.told: Policy | tuple[str, str] | None = None
         #: the store could not be read: that there is no policy is not known yet
@@ -131,10 +124,14 @@ class Resolver:
         self._weight = 0
         self._purges = 0
         keeper.on_replaced = self._keep_again
-        self._places = asyncio.Semaphore(settings.max_lookups)
+        #: discoveries, by organisational domain: those that hold a place, and all under way
+        self._places = Places(settings.max_lookups)
+        self._under_way = Places(settings.max_lookups * SLOW_FACTOR)
         self._running: set[asyncio.Task[Decision]] = set()
-        self._looks: set[asyncio.Task[None]] = set()
-        self._look_places = asyncio.Semaphore(settings.max_lookups)
+        self.looks = DaneLooks(
+            settings, lambda: self.reach.dns, self._count, clock,
+            learnt=self._learnt, smtp_port=smtp_port,
+        )  # fmt: skip
 
     @property
     def dane(self) -> bool:
@@ -156,11 +153,11 @@ class Resolver:
         dane = self.dane and not (rule and rule.never_dane)
         began = asyncio.get_running_loop().time()
         if dane:
-            self._look_for_dane(domain, state)
+            self.looks.start(domain, state)
         decision = await self._decide(domain, state)
         if rule:
             decision = overrides.adapt(rule, decision)
-        return await self._before(decision, state, began) if dane else decision
+        return await self.looks.weighed(decision, state, began) if dane else decision
 
     async def _decide(self, domain: str, state: _State) -> Decision:
         """What STS says."""
@@ -314,10 +311,10 @@ class Resolver:
 
     async def close(self) -> None:
         """End the discoveries that still run."""
-        tasks = [*self._running, *self._looks]
-        for task in tasks:
+        for task in self._running:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._running, return_exceptions=True)
+        await self.looks.close()
 
     # -- what is known ------------------------------------------------------------------------
 
@@ -449,71 +446,18 @@ class Resolver:
     def _count(self, name: str) -> None:
         self._counts[name] = self._counts.get(name, 0) + 1
 
-    # -- DANE ---------------------------------------------------------------------------------
-
-    def _look_for_dane(self, domain: str, state: _State) -> None:
-        """Start a look, unless what is known is fresh or a look is under way."""
-        fresh = state.dane is not None and self._clock() < state.dane.until
-        if fresh or state.look or len(self._looks) >= self.settings.max_lookups * SLOW_FACTOR:
-            return
-        look = state.look = asyncio.create_task(self._look(domain, state))
-        self._looks.add(look)
-        look.add_done_callback(lambda done: self._looked(domain, state, done))
-
-    async def _look(self, domain: str, state: _State) -> None:
-        async with self._look_places:
-            found = await find_dane(domain, self.reach.dns, smtp_port=self.smtp_port)
-        self._learn(domain, state, found)
-
-    def _learn(self, domain: str, state: _State, found: DaneState) -> None:
-        before = state.dane
-        least, most = DANE_TTL
-        state.dane = known(found, self._clock() + min(max(found.ttl, least), most))
-        self._settle(domain, state)
-        self._count(f"dane-{found.verdict}")
-        decides = {"dane": "dane", "indeterminate": "temporary-failure"}
-        outcome = decides.get(found.verdict)
-        if (decides.get(before.verdict) if before else None) == outcome:
-            return
-        _log.info(
-            "%s: DANE %s: %s", domain, "decides" if outcome else "no longer decides", found.text,
-            extra={"fields": {
-                "event": "dane", "domain": domain, "verdict": found.verdict, "detail": found.text,
-            }},
-        )  # fmt: skip
-        self.on_change(domain)
-
-    def _looked(self, domain: str, state: _State, look: asyncio.Task[None]) -> None:
-        self._looks.discard(look)
-        state.look = None
-        if not look.cancelled() and (error := look.exception()) is not None:
-            self._count("internal-errors")
-            _log.error("the look for DANE of %s broke", domain, exc_info=error)
-
-    async def _before(self, sts: Decision, state: _State, began: float) -> Decision:
-        """The decision once DANE has been weighed in; waits for a look no longer than it may."""
-        now = self._clock()
-        dane, look = state.dane, state.look
-        cached = protects(sts)
-        if look is not None:
-            stale = dane is not None and dane.verdict not in ("dane", "indeterminate", "failed")
-            # Law 6. That there is no DANE may be an old answer: what STS says stands as well.
-            if not stale or (not cached and dane and now - dane.until > DANE_STALE):
-                patience = DANE_PATIENCE if cached else self.settings.answer_timeout
-                left = began + patience - asyncio.get_running_loop().time()
-                await asyncio.wait([look], timeout=max(left, 0.0))
-                dane = state.dane if look.done() else None
-        elif dane is not None and now >= dane.until:  # no place was free to look at it anew
-            dane = None
-        now = self._clock()
-        if dane is None:
-            self._count("dane-timeout")
-        return weigh(sts, dane, max(dane.until, now + 1.0) if dane else now + 1.0)
+    def _learnt(self, domain: str, changed: bool) -> None:
+        """DANE is known of a domain."""
+        state = self._states.get(domain)
+        if state is not None:
+            self._settle(domain, state)
+        if changed:
+            self.on_change(domain)
 
     # -- discovery ----------------------------------------------------------------------------
 
     def _start(self, domain: str, state: _State, *, refresh: bool) -> bool:
-        if len(self._running) >= self.settings.max_lookups * SLOW_FACTOR:
+        if not self._under_way.take(organisational_domain(domain)):
             return False
         state.started = asyncio.get_running_loop().time()
         task = asyncio.create_task(self._discover(domain, state, refresh))
@@ -524,6 +468,7 @@ class Resolver:
 
     def _ended(self, domain: str, state: _State, task: asyncio.Task[Decision]) -> None:
         self._running.discard(task)
+        self._under_way.release(organisational_domain(domain))
         state.task = None
         self._settle(domain, state)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -555,7 +500,8 @@ class Resolver:
     async def _discover(self, domain: str, state: _State, refresh: bool) -> Decision:
         # A place is held for the answer timeout at most: policy hosts that never answer do not
         # keep other domains from being looked up.
-        await self._places.acquire()
+        key = organisational_domain(domain)
+        await self._places.wait(key)
         loop = asyncio.get_running_loop()
         released = claimed = False
 
@@ -568,7 +514,7 @@ class Resolver:
             nonlocal released
             if not released:
                 released = True
-                self._places.release()
+                self._places.release(key)
 
         timer = loop.call_later(self.settings.answer_timeout, release)
         try:

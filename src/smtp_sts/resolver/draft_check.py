@@ -26,7 +26,7 @@ from smtp_sts.net.smtp import MxLook, look
 from smtp_sts.net.tls import trusting_context
 from smtp_sts.policy import DraftRecord
 from smtp_sts.policy.pattern import is_host_name
-from smtp_sts.resolver.dane_state import find_dane
+from smtp_sts.resolver.dane_look import find_dane
 from smtp_sts.resolver.decision import Step
 from smtp_sts.resolver.discovery import Reach
 

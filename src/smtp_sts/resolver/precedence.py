@@ -37,6 +37,8 @@ _WOULD_CHANGE: Final[dict[Verdict, str]] = {
     "until a rule says dane = false",
     "failed": "",
 }
+#: Verdicts of a look that saw nothing.
+_TELL_NOTHING: Final = ("indeterminate", "failed")
 #: What is said of a domain by the verdict alone.
 _PLAIN: Final[dict[Verdict, str]] = {
     "insecure": "the MX records of {} are not signed",
@@ -44,6 +46,9 @@ _PLAIN: Final[dict[Verdict, str]] = {
     "no-mail": "no mail can be sent to {}: it or its MX hosts do not exist",
     "failed": "the MX records of {} cannot be had",
 }
+#: What was found without DANE is still said for so long after its time while it is looked at anew,
+#: and that a domain's DANE cannot be told (seconds).
+STALE: Final = 3600.0
 #: Usable records of a host that are shown, and hexadecimal digits of each.
 _SHOWN: Final = 4
 _DIGITS: Final = 16
@@ -66,8 +71,44 @@ def known(state: DaneState, until: float) -> Known:
     """What to keep of a look."""
     if state.verdict in _PLAIN:
         return Known(state.verdict, until)
-    whole = all(host.state in ("usable", "absent") for host in state.hosts)
+    whole = len(state.mx) <= len(state.hosts) and all(
+        host.state in ("usable", "absent") for host in state.hosts
+    )
     return Known(state.verdict, until, whole, told(state))
+
+
+def renewed(before: Known | None, found: Known) -> Known:
+    """What to keep of a look where something is known already.
+
+    A look that saw nothing says nothing: a known "dane" stays until one says otherwise, so that who
+    can make the DNS fail cannot have a domain taken for one without. The time of its records is
+    over, so that it goes before no policy any more, as where not every MX host is known; without a
+    policy the MTA is told to go by records that it has to find itself (RFC 7672).
+    """
+    if before is None or before.verdict != "dane" or found.verdict not in _TELL_NOTHING:
+        return found
+    stays = Step("DANE", None, "TLSA records were found before; no look has said otherwise since")
+    why = found.steps or _steps("the domain", found)
+    return Known("dane", found.until, steps=(*why[:1], stays))
+
+
+def standing(dane: Known | None, now: float) -> Known | None:
+    """What is known of DANE, and may still be said while no look has ended."""
+    if dane is None or now < dane.until or dane.verdict == "dane":
+        return dane
+    return dane if dane.verdict != "failed" and now - dane.until <= STALE else None
+
+
+def at_once(dane: Known | None, now: float, *, protected: bool) -> bool:
+    """Whether an answer waits for no look: what is known is fresh, or that there was no DANE is.
+
+    That there is none may be an old answer: what STS says stands as well (law 6)."""
+    if dane is None:
+        return False
+    if now < dane.until:
+        return True
+    none = dane.verdict not in ("dane", *_TELL_NOTHING)
+    return none and (protected or now - dane.until <= STALE)
 
 
 def told(state: DaneState) -> tuple[Step, ...]:
