@@ -47,8 +47,8 @@ def measure(folder: Path, seconds: float) -> None:
                 with contextlib.ExitStack() as stack:
                     command = [str(run.SMTP_STS), "--config", str(file), "serve"]
                     stack.enter_context(run.running(command, folder / "daemon.log"))
-                    run.await_reply(8461, "d0.bench.example")
-                    for below in ("bench.example", "draft.bench.example"):
+                    run.await_reply(8461, "d0.bench")
+                    for below in ("bench", "draft"):
                         if kind != "both" and below.startswith("draft"):
                             continue
                         keys = run.write_keys(folder / "keys", names(1, below))

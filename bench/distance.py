@@ -48,7 +48,7 @@ GOAL_MS = 250
 
 def domains(kind: str, number: int) -> list[str]:
     slug = "".join(c for c in kind if c.isalpha())
-    return [f"d{n}.{slug.lower()}.example" for n in range(number)]
+    return [f"d{n}.{slug.lower()}" for n in range(number)]
 
 
 async def world(home: Path, number: int) -> None:

@@ -33,7 +33,7 @@ def fill(url: str, *, due: bool) -> None:
     store.put(
         [
             Stored(
-                f"d{n}.bench.example" if n % SILENT_EACH else f"d{n}.silent.example",
+                f"d{n}.bench" if n % SILENT_EACH else f"d{n}.silent",
                 "1", body, now - 2 * DAY, now + 5 * DAY, refresh_at + n / 1000, now,
             )
             for n in range(DUE)
@@ -54,7 +54,7 @@ def refreshed(url: str, since: float) -> int:
 
 def measure(folder: Path, seconds: float) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    names = (f"d{n}.bench.example" for n in range(ASKED + 60) if n % SILENT_EACH)
+    names = (f"d{n}.bench" for n in range(ASKED + 60) if n % SILENT_EACH)
     keys = run.write_keys(folder / "keys", names)
     with ExitStack() as stack:
         world = [sys.executable, str(run.HERE / "world.py"), "53", "443", str(DUE), str(folder)]
@@ -68,7 +68,7 @@ def measure(folder: Path, seconds: float) -> None:
             command = [str(run.SMTP_STS), "--config", run.our_config(folder, store, 53, 443)]
             began = time.time()
             with run.running([*command, "serve"], folder / "ours.log"):
-                run.await_reply(8461, "d1.bench.example")
+                run.await_reply(8461, "d1.bench")
                 run.load(8461, keys, 50, 1, 0)
                 time.sleep(1)
                 idle_before, at = refreshed(url, began), time.time()

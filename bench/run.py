@@ -167,16 +167,13 @@ def held(folder: Path, dns: int, https: int) -> dict[str, object]:
     now = time.time()
     store = open_store(f"sqlite:///{folder}/held.db")
     store.put(
-        [
-            Stored(f"d{n}.bench.example", "1", body, now, now + 604800, now + 86400, now)
-            for n in range(HELD)
-        ]
+        [Stored(f"d{n}.bench", "1", body, now, now + 604800, now + 86400, now) for n in range(HELD)]
     )
     store.close()
-    keys = write_keys(folder / "held.keys", (f"d{n}.bench.example" for n in range(HELD)))
+    keys = write_keys(folder / "held.keys", (f"d{n}.bench" for n in range(HELD)))
     command = [str(SMTP_STS), "--config", our_config(folder, "held", dns, https), "serve"]
     with running(command, folder / "held.log") as pid:
-        ready = await_reply(8461, "d1.bench.example")
+        ready = await_reply(8461, "d1.bench")
         answers = load(8461, keys, 50, 1, 0)
         return {"ready": ready, "answers": answers, "workers": memory(pid)}
 
@@ -225,8 +222,8 @@ def measure(folder: Path, alone: bool, seconds: float) -> dict[str, object]:
     if not alone:
         ready_network(folder)
     rates: dict[str, dict[str, list[float]]] = {}
-    warm = write_keys(folder / "warm", (f"d{n}.bench.example" for n in range(COLD)))
-    silent = write_keys(folder / "silent", (f"s{n}.silent.example" for n in range(200)))
+    warm = write_keys(folder / "warm", (f"d{n}.bench" for n in range(COLD)))
+    silent = write_keys(folder / "silent", (f"s{n}.silent" for n in range(200)))
     with contextlib.ExitStack() as stack:
         size = str(COLD * (ROUNDS + 1))
         world = [sys.executable, str(HERE / "world.py"), str(dns), str(https), size, str(folder)]
@@ -241,15 +238,15 @@ def measure(folder: Path, alone: bool, seconds: float) -> dict[str, object]:
         if not alone:
             start_reference(folder, daemons)
         for name in names:
-            await_reply(PORTS[name], "d0.bench.example")
-        reply = ask(PORTS[OURS], "d0.bench.example", "postfix-tlsrpt").decode()
+            await_reply(PORTS[name], "d0.bench")
+        reply = ask(PORTS[OURS], "d0.bench", "postfix-tlsrpt").decode()
         for name, processes in BARE.items():
             command = [str(OUT / "responder"), str(PORTS[name]), str(processes), reply]
             daemons.enter_context(running(command, folder / "responder.log"))
-            await_reply(PORTS[name], "d0.bench.example")
+            await_reply(PORTS[name], "d0.bench")
         for turn in range(ROUNDS):
             first = COLD * (turn + 1)
-            new = (f"d{n}.bench.example" for n in range(first, first + COLD))
+            new = (f"d{n}.bench" for n in range(first, first + COLD))
             cold = write_keys(folder / "cold", new)
             for what, (count, depth, _) in WARM.items():
                 for name in [*names, *BARE]:

@@ -1,7 +1,7 @@
 """DNS and policy host of the benchmark, the same for every daemon measured.
 
-Promises: answers for any name under bench.example (policies) and silent.example (policy hosts that
-accept and never say a word), fast enough not to be what is measured. Must not: leave loopback.
+Promises: answers for any name under bench (policies) and silent (policy hosts that accept and never
+say a word), each a domain of somebody else's (no suffix that is known), fast enough not to be what is measured. Must not: leave loopback.
 Usage: world.py DNS_PORT HTTPS_PORT DOMAINS FOLDER; writes FOLDER/ca.pem, then prints "ready".
 """
 
@@ -27,7 +27,7 @@ RESPONSE = (
     b"Connection: close\r\n\r\n%b" % (len(POLICY), POLICY)
 )
 RECORD = b"v=STSv1; id=1;"
-#: Of the first draft, for names under draft.bench.example, which have no policy of RFC 8461.
+#: Of the first draft, for names under draft, which have no policy of RFC 8461.
 DRAFT = b"v=STS1; to=false; mx=mx.bench.example; e=86400"
 TTL = (3600).to_bytes(4, "big")
 NAMES_PER_CERTIFICATE = 50
@@ -134,7 +134,7 @@ def certificates(domains: int, folder: Path) -> ssl.SSLContext:
     (folder / "ca.pem").write_bytes(build([]))
     by_name: dict[str, ssl.SSLContext] = {}
     for start in range(0, domains, NAMES_PER_CERTIFICATE):
-        names = [f"mta-sts.d{n}.bench.example" for n in range(start, start + NAMES_PER_CERTIFICATE)]
+        names = [f"mta-sts.d{n}.bench" for n in range(start, start + NAMES_PER_CERTIFICATE)]
         file = folder / "leaf.pem"
         file.write_bytes(secret + build(names))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

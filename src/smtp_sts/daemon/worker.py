@@ -86,6 +86,7 @@ async def run(
     table = ReadyTable(config.policy.ready_replies)
     keeper = Keeper(config.store.url, counts)
     await keeper.open()
+    await asyncio.to_thread(organisation.load)  # not while somebody waits for an answer
     reach = reach_of(config)
     resolver = make_resolver(config, reach, keeper, counts, table.forget)
     if index == 0:
