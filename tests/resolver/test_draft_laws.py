@@ -625,3 +625,29 @@ def test_testing_as_enforce_enforces_nothing_that_was_never_met() -> None:
     assert overrides.adapt(rule, never) == never
     nameless = decision((), "testing")
     assert overrides.adapt(rule, nameless) == nameless
+
+
+def test_law_1_in_a_fleet_the_proven_policy_goes_before_a_later_unproven_one(
+    tmp_path: Path,
+) -> None:
+    """mallory has told the other daemon of her record, when it met the domain for the first time;
+    both write into one store."""
+
+    async def run() -> None:
+        (tmp_path / "other").mkdir()
+        async with play(tmp_path, record()) as s, play(tmp_path / "other") as other:
+            assert (await s.met()).outcome == "enforce"
+            proven = await s.keeper.get(TXT)
+            other.clock.now += 10
+            other.forge(record(mx="mx.mallory.example"))
+            assert (await other.met()).reason == "never-validated"
+            forged = await other.keeper.get(TXT)
+            assert proven and forged
+            await s.keeper.put(forged)
+            await s.restart()
+            assert (await s.decide()).outcome == "enforce"
+            other.resolver.learn(proven)
+            decision = await other.decide()
+            assert (decision.outcome, decision.policy and decision.policy.mx) == ("enforce", (MX,))
+
+    asyncio.run(run())

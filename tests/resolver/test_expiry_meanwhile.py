@@ -64,11 +64,11 @@ def test_a_policy_that_expires_while_its_failed_refresh_is_noted_breaks_nothing(
             postpone = s.keeper.postpone
             asked: list[asyncio.Task[Decision]] = []
 
-            async def late(domain: str, refresh_at: float) -> None:
+            async def late(domain: str, refresh_at: float, before: float) -> None:
                 s.clock.now = end + 1
                 asked.append(asyncio.ensure_future(s.decide()))
                 await asyncio.sleep(0.05)
-                await postpone(domain, refresh_at)
+                await postpone(domain, refresh_at, before)
 
             s.keeper.postpone = late  # type: ignore[method-assign]
             s.clock.now = end - 1

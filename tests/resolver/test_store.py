@@ -24,7 +24,7 @@ def test_policies_last_and_the_later_fetch_wins(tmp_path: Path) -> None:
     store = open_store(url)
     assert store.get(["bob.example", "c.example"]) == {"bob.example": stored()}
     assert store.due(1600.0, 10) == ["bob.example", "b.example"]
-    store.postpone("b.example", 1700.0)
+    store.postpone("b.example", 1700.0, 1000.0)
     assert store.due(1600.0, 10) == ["bob.example"]
     store.touch({"bob.example": 1900.0})
     assert store.prune(1999.0, 1800.0) == 1

@@ -29,7 +29,7 @@ def test_law_1_policies_last_and_the_later_fetch_wins(server: Cluster, database:
     assert second.get(["bob.example", "c.example"]) == {"bob.example": stored()}
     second.put([stored(fetched_at=1100.0, id="2")])
     assert first.get(["bob.example"])["bob.example"].policy_id == "2"
-    first.postpone("b.example", 1700.0)
+    first.postpone("b.example", 1700.0, 1000.0)
     assert first.due(1600.0, 10) == ["bob.example"]
     second.touch({"bob.example": 1900.0})
     assert first.prune(1999.0, 1800.0) == 1

@@ -190,17 +190,17 @@ class Resolver:
         """
         now = self._clock()
         if domain.startswith(_DRAFTS):  # kept from when that dialect was switched on
-            await self._keeper.postpone(domain, now + self.settings.refresh_interval)
+            await self._keeper.postpone(domain, now + self.settings.refresh_interval, now)
             return
         state = self._states.get(domain)
         if state is None or state.unread:
             state = await self._read(domain)
         if now < state.retry_at:
-            await self._keeper.postpone(domain, state.retry_at)
+            await self._keeper.postpone(domain, state.retry_at, now)
         elif state.task is None and self._start(domain, state, refresh=True) and state.task:
             await asyncio.wait([state.task])
             if _live(state, self._clock()) is None:  # what the store holds is no policy, or no more
-                await self._keeper.postpone(domain, now + self.settings.retry_interval)
+                await self._keeper.postpone(domain, now + self.settings.retry_interval, now)
 
     def upkeep(self, domain: str) -> Upkeep | None:
         """How the upkeep of a domain goes; None where this process knows nothing of it."""
@@ -599,7 +599,7 @@ class Resolver:
                     )  # fmt: skip
             decision = self._until_next_check(domain, state, live)
             if found.fetch_failed:  # last: while it is waited for, anything may change
-                await self._keeper.postpone(domain, state.retry_at)
+                await self._keeper.postpone(domain, state.retry_at, live.fetched_at)
             return decision
         if state.stored is not None:
             state.stored = state.policy = None

@@ -83,7 +83,8 @@ class DialectResolver(Resolver):
         elif self._rfc8461:
             await super().refresh(domain)
         else:
-            await self._keeper.postpone(domain, self._clock() + self.settings.refresh_interval)
+            now = self._clock()
+            await self._keeper.postpone(domain, now + self.settings.refresh_interval, now)
 
     async def renew(self, domain: str, *, force: bool = False) -> Renewal:
         """As `Resolver.renew`: that dialect's whose policy was fetched, RFC 8461's first."""

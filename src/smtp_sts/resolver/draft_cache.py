@@ -43,6 +43,7 @@ from smtp_sts.resolver.draft_discovery import Proof, Seen, find, prove
 from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
 from smtp_sts.store import FUTURE_SECONDS, Stored, StoreError
+from smtp_sts.store.replacing import SAME_FETCH
 
 #: What stands before the policy domain in the key of a policy in the store.
 PREFIX: Final = draft_record_name("")
@@ -70,8 +71,6 @@ NO_LIFETIME: Final = (60.0, 3600.0)
 TOUCH_SECONDS: Final = 6 * 3600.0
 #: An answer waits no longer than this for its policy to be safe on disk (seconds).
 SAVE_TIMEOUT: Final = 1.0
-#: Two clocks of a shared store, converted, differ by no more for the same fetch (seconds).
-_SAME: Final = 0.001
 
 _log = logging.getLogger(__name__)
 
@@ -227,13 +226,13 @@ class DraftCache:
         now = self._clock()
         state = await self._state(domain)
         if now < state.retry_at:
-            await self._keeper.postpone(draft_record_name(domain), state.retry_at)
+            await self._keeper.postpone(draft_record_name(domain), state.retry_at, now)
             return
         await self._again(domain, state)
         held = _live(state, self._clock())
         if held is None or held.refresh_at <= now:
             again = max(state.retry_at, now + self._settings.retry_interval)
-            await self._keeper.postpone(draft_record_name(domain), again)
+            await self._keeper.postpone(draft_record_name(domain), again, now)
 
     async def renew(self, domain: str, *, force: bool = False) -> Renewal:
         """Look for the policy of `domain` and prove it now, at an operator's word."""
@@ -749,10 +748,14 @@ def _gives_way(held: Held) -> bool:
 
 
 def _later(new: Held, old: Held) -> bool:
-    """Whether what the store holds goes before what is in memory: of a later fetch, or the same one
-    and better known (law 1: never the other way round)."""
-    if new.record.text == old.record.text and abs(new.fetched_at - old.fetched_at) < _SAME:
+    """Whether what the store holds goes before what is in memory (law 1: never the other way
+    round): what is proven, then what was met, then the later fetch, as in `store/replacing.py`."""
+    if new.record.text == old.record.text and abs(new.fetched_at - old.fetched_at) < SAME_FETCH:
         return (new.authenticated, new.applied) > (old.authenticated, old.applied)
+    if new.authenticated != old.authenticated:
+        return new.authenticated
+    if not new.authenticated and new.applied != old.applied:
+        return new.applied
     return new.fetched_at > old.fetched_at and (new.authenticated or _gives_way(old))
 
 

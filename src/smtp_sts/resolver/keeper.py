@@ -210,9 +210,10 @@ class Keeper:
         """Domains whose refresh is due."""
         return await self._try(lambda store: store.due(now, limit), [])
 
-    async def postpone(self, domain: str, refresh_at: float) -> None:
-        """Put off the next refresh of a domain."""
-        await self._try(lambda store: store.postpone(domain, refresh_at), None)
+    async def postpone(self, domain: str, refresh_at: float, before: float) -> None:
+        """Put off the next refresh of a domain, of a policy that was fetched at `before` or
+        earlier."""
+        await self._try(lambda store: store.postpone(domain, refresh_at, before), None)
 
     async def prune(self, now: float, unused_since: float) -> int:
         """Delete what is expired or unused."""
@@ -285,9 +286,9 @@ class Keeper:
                     if self._purged.get(domain) == before:
                         del self._purged[domain]
                 for domain, stored in batch.items():
-                    for kept in (self._writes, self._unsaved):
-                        if kept.get(domain) is stored:
-                            del kept[domain]
+                    if self._writes.get(domain) is stored:
+                        del self._writes[domain]
+                    self._unsaved.pop(domain, None)  # this one, or one that it goes before
             else:
                 self._keep_unsaved(batch)
             if written is not None and not written.done():

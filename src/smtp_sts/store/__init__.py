@@ -36,6 +36,8 @@ from sqlalchemy import (
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
+from smtp_sts.store.replacing import SAME_FETCH, replaces
+
 SCHEMA_VERSION: Final = 1
 #: A fetch that lies further in the future was written with a wrong clock (seconds).
 FUTURE_SECONDS: Final = 60.0
@@ -95,10 +97,8 @@ _COLUMNS: Final = Stored.__struct_fields__
 _GET: Final = f"SELECT {', '.join(_COLUMNS)} FROM policies WHERE domain = ?"
 _PUT: Final = (
     f"INSERT INTO policies ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) "
-    f"ON CONFLICT (domain) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in _COLUMNS[1:])} "
-    # Two writers: the later fetch wins, whichever comes first. One from the future is a wrong
-    # clock's, and must not keep later ones out.
-    "WHERE policies.fetched_at <= excluded.fetched_at OR policies.fetched_at > ?"
+    "ON CONFLICT (domain) DO UPDATE SET used_at = max(policies.used_at, excluded.used_at), "
+    f"{', '.join(f'{c} = excluded.{c}' for c in _COLUMNS[1:-1])} WHERE {replaces('?')}"
 )
 
 
@@ -215,16 +215,18 @@ class Store:
         """Note when domains were last asked for. Raises StoreError."""
         with self._begin() as connection:
             for domain, when in used.items():
-                connection.execute(
-                    update(_policies).where(_policies.c.domain == domain).values(used_at=when)
-                )
+                older = (_policies.c.domain == domain) & (_policies.c.used_at < when)
+                connection.execute(update(_policies).where(older).values(used_at=when))
 
-    def postpone(self, domain: str, refresh_at: float) -> None:
-        """The next refresh of a domain, after one that failed. Raises StoreError."""
+    def postpone(self, domain: str, refresh_at: float, before: float) -> None:
+        """The next refresh of a domain, after one that failed. Raises StoreError.
+
+        A policy that was fetched later than `before` is another one, and stays as it is.
+        """
+        here = _policies.c.domain == domain
+        here &= _policies.c.fetched_at < before + SAME_FETCH
         with self._begin() as connection:
-            connection.execute(
-                update(_policies).where(_policies.c.domain == domain).values(refresh_at=refresh_at)
-            )
+            connection.execute(update(_policies).where(here).values(refresh_at=refresh_at))
 
     def due(self, now: float, limit: int) -> list[str]:
         """Unexpired domains whose refresh is due, the longest waiting first. Raises StoreError."""

@@ -27,6 +27,7 @@ from sqlalchemy import Connection, Engine, MetaData, TextClause, create_engine, 
 from sqlalchemy.exc import SQLAlchemyError
 
 from smtp_sts.store import FUTURE_SECONDS, Store, Stored, StoreError
+from smtp_sts.store.replacing import replaces
 
 try:
     import psycopg
@@ -79,6 +80,8 @@ _SCHEMA: Final = (
 _GET: Final = text(
     f"SELECT {', '.join(Stored.__struct_fields__)} FROM policies WHERE domain = ANY(:domains)"
 )
+# ":" would begin a parameter.
+_REPLACES: Final = replaces(f"{NOW} + {FUTURE_SECONDS}").replace(":", r"\:")
 _PUT: Final = text(f"""
     INSERT INTO policies
     VALUES (:domain, :policy_id, :body, :fetched_at, :expires_at, :refresh_at, :used_at, {NOW})
@@ -86,9 +89,7 @@ _PUT: Final = text(f"""
       policy_id = excluded.policy_id, body = excluded.body, fetched_at = excluded.fetched_at,
       expires_at = excluded.expires_at, refresh_at = excluded.refresh_at,
       used_at = greatest(policies.used_at, excluded.used_at), changed_at = excluded.changed_at
-    -- A fetch from the future is a wrong clock's; it must not keep later ones out.
-    WHERE policies.fetched_at <= excluded.fetched_at
-      OR policies.fetched_at > {NOW} + {FUTURE_SECONDS}""")
+    WHERE {_REPLACES}""")
 _DUE: Final = text("""
     WITH due AS MATERIALIZED (
       SELECT domain FROM policies WHERE refresh_at <= :now AND expires_at > :now
@@ -263,9 +264,12 @@ class PostgresqlStore(Store):
         """Note when domains were last asked for. Raises StoreError."""
         super().touch({domain: when + self._ahead for domain, when in used.items()})
 
-    def postpone(self, domain: str, refresh_at: float) -> None:
-        """The next refresh of a domain, after one that failed. Raises StoreError."""
-        super().postpone(domain, refresh_at + self._ahead)
+    def postpone(self, domain: str, refresh_at: float, before: float) -> None:
+        """The next refresh of a domain, after one that failed. Raises StoreError.
+
+        A policy that was fetched later than `before` is another one, and stays as it is.
+        """
+        super().postpone(domain, refresh_at + self._ahead, before + self._ahead)
 
     def due(self, now: float, limit: int) -> list[str]:
         """Unexpired domains whose refresh is due, the longest waiting first. Raises StoreError.
