@@ -12,7 +12,7 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -32,7 +32,14 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
 class ConfigError(ValueError):
-    """The configuration cannot be used; the message says where and what to do."""
+    """The configuration cannot be used; the message says where and what to do.
+
+    `section` is the section it is of, "" where none is at fault alone.
+    """
+
+    def __init__(self, message: str, section: str = "") -> None:
+        super().__init__(message)
+        self.section = section
 
 
 class PolicySection(Struct, frozen=True, forbid_unknown_fields=True):
@@ -361,10 +368,11 @@ def _parts(dotted: str) -> tuple[str, ...]:
     return tuple(part.strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.\s]+", dotted))
 
 
-def parse(text: str, name: str = "configuration") -> Config:
-    """Decode TOML text; `name` stands in errors. Raises ConfigError."""
+def parse(text: str, name: str = "configuration", without: Sequence[str] = ()) -> Config:
+    """Decode TOML text, `without` some sections; `name` stands in errors. Raises ConfigError."""
     try:
         data = tomllib.loads(text)
+        data = {section: value for section, value in data.items() if section not in without}
     except tomllib.TOMLDecodeError as error:
         twice = ": what stands there twice? Keep one" if "overwrite" in str(error) else ""
         raise ConfigError(f"{name}: not valid TOML: {error}{twice}") from None
@@ -381,7 +389,9 @@ def parse(text: str, name: str = "configuration") -> Config:
         path = tuple(re.findall(r"\w+", where.split("[")[0]))
         if path == ("overrides",):
             path += _odd_override(data["overrides"])
-        raise ConfigError(f"{_place(text, name, path)}{'.'.join(path)}: {what}") from None
+        raise ConfigError(
+            f"{_place(text, name, path)}{'.'.join(path)}: {what}", path[0] if path else ""
+        ) from None
     checks: list[tuple[tuple[str, str], Callable[[], object]]] = [
         (path, partial(_addresses, config, protocol)) for protocol, path in LISTEN_KEYS.items()
     ]
@@ -398,14 +408,18 @@ def parse(text: str, name: str = "configuration") -> Config:
         try:
             check()
         except ConfigError as error:
-            raise ConfigError(f"{_place(text, name, path)}{'.'.join(path)}: {error}") from None
+            raise ConfigError(
+                f"{_place(text, name, path)}{'.'.join(path)}: {error}", path[0]
+            ) from None
     for section, mode in (
         ("policy", config.policy.socket_mode),
         ("tls_reports", config.tls_reports.socket_mode),
     ):
         if not re.fullmatch(r"0?[0-7]{3}", mode):
             place = _place(text, name, (section, "socket_mode"))
-            raise ConfigError(f'{place}{section}.socket_mode: write an octal mode such as "0660"')
+            raise ConfigError(
+                f'{place}{section}.socket_mode: write an octal mode such as "0660"', section
+            )
     if not config.store.url.startswith(("sqlite:///", "postgresql://")):
         raise ConfigError(  # the value may hold a password
             f"{_place(text, name, ('store', 'url'))}store.url: write sqlite:////path/to/file.db "
@@ -435,7 +449,9 @@ def _refuse_unknown(text: str, name: str, path: tuple[str, ...], known: list[str
     near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
     hint = f'did you mean "{near[0]}"?' if near else f"known here: {', '.join(known)}"
     kind = "key" if len(path) > 1 else "section"
-    raise ConfigError(f"{_place(text, name, path)}unknown {kind} {'.'.join(path)!r}: {hint}")
+    raise ConfigError(
+        f"{_place(text, name, path)}unknown {kind} {'.'.join(path)!r}: {hint}", path[0]
+    )
 
 
 def find_path(given: str | None) -> Path | None:
@@ -448,8 +464,11 @@ def find_path(given: str | None) -> Path | None:
     return default if default.exists() else None
 
 
-def load(given: str | None = None) -> Config:
-    """Read the configuration; defaults where no file is. Raises ConfigError."""
+def load(given: str | None = None, without: Sequence[str] = ()) -> Config:
+    """Read the configuration, `without` some sections; defaults where no file is.
+
+    Raises ConfigError.
+    """
     path = find_path(given)
     if path is None:
         return Config()
@@ -459,7 +478,7 @@ def load(given: str | None = None) -> Config:
         raise ConfigError(f"{path}: not UTF-8 at byte {error.start}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    return parse(text, str(path))
+    return parse(text, str(path), without)
 
 
 EXAMPLE: Final = """\

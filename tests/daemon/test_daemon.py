@@ -253,7 +253,9 @@ def test_a_bad_configuration_names_place_and_remedy(
 ) -> None:
     path = tmp_path / "c.toml"
     path.write_bytes(text.encode("latin-1"))
-    for command in (["config", "check"], ["serve"]):
+    # What no answer depends on keeps no daemon from starting: test_starting.py.
+    starts = any(word in text for word in ("ca_file", "socket_group"))
+    for command in (["config", "check"],) if starts else (["config", "check"], ["serve"]):
         told = run("--config", str(path), *command)
         assert told.returncode == 2
         assert all(word in told.stderr for word in words), told.stderr

@@ -201,6 +201,35 @@ def test_reload_restart_and_death_lose_no_question_and_no_policy(debian: Booted)
     assert "bob.example" in debian.run("smtp-sts", "cache", "list")
 
 
+def test_a_reload_that_is_refused_fails_and_changes_nothing(debian: Booted) -> None:
+    config = debian.root / "etc/smtp-sts.toml"
+    before = config.read_text()
+    pid = debian.run(*SHOW, "MainPID")
+    try:
+        config.write_text(before + "[tls_reports]\nenabled = true\n")
+        with pytest.raises(RuntimeError, match="failed"):
+            debian.run("systemctl", "reload", "smtp-sts.service")
+        said = debian.run("journalctl", "-u", "smtp-sts.service", "-o", "cat")
+        assert "configuration not taken, going on with the one before: tls_reports.org" in said
+        assert debian.run("systemctl", "is-active", "smtp-sts.service") == "active\n"
+        assert debian.run(*SHOW, "MainPID") == pid
+        assert debian.run("postmap", "-q", "bob.example", TABLE).strip() == SECURE
+        # And with a key that its user may not read it starts.
+        debian.run("install", "-m", "600", "/dev/null", "/etc/dkim.key")
+        config.write_text(
+            f'{before}[tls_reports]\nenabled = true\norganization = "alice"\n'
+            'contact = "tls@alice.example"\ndkim_selector = "s"\ndkim_key = "/etc/dkim.key"\n'
+        )
+        debian.run("systemctl", "restart", "smtp-sts.service")
+        assert debian.run("postmap", "-q", "bob.example", TABLE).strip() == SECURE
+        said = debian.run("journalctl", "-u", "smtp-sts.service", "-o", "cat")
+        assert "/etc/dkim.key: cannot be read: Permission denied" in said
+        assert "mail servers are answered all the same" in said
+    finally:
+        config.write_text(before)
+        debian.run("systemctl", "reload", "smtp-sts.service")
+
+
 def test_the_journal_has_a_json_line_an_event_and_the_counters_when_asked(debian: Booted) -> None:
     debian.run("systemctl", "kill", "-s", "USR1", "--kill-who=main", "smtp-sts.service")
     debian.until("counted since the start", "journalctl", "-u", "smtp-sts.service", "-o", "cat")

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "lab": "A small Internet on this machine, with an attacker in it.",
     "policy": "Policies as text: from RFC 8461 into the first draft, and back.",
     "query": "What an MTA would be told for a domain, and why.",
+    "reload": "Have the running daemon read its configuration again, and say what came of it.",
     "report": "TLS reports: what was collected, what goes out, and what others say.",
     "serve": "The policy daemon.",
 }

@@ -30,13 +30,14 @@ def check(config_path: str | None) -> None:
     """Read the configuration as the daemon would; status 2 where it would refuse it."""
     from smtp_sts import daemon
     from smtp_sts.config import ConfigError, control_address, find_path, listeners, load
+    from smtp_sts.daemon import starting
     from smtp_sts.mta.lookup import reach_of
     from smtp_sts.resolver import overrides
     from smtp_sts.store import StoreError, is_shared, missing, open_store, open_to_read
 
     try:
         loaded = load(config_path)
-        daemon.check(loaded)
+        starting.check(loaded)
     except ConfigError as error:
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(2)

@@ -31,12 +31,10 @@ from smtp_sts.config import (
     control_address,
     load,
 )
-from smtp_sts.daemon import cores, log, peers, sockets, worker
+from smtp_sts.daemon import cores, log, peers, reloading, sockets, starting, worker
 from smtp_sts.daemon.beside import Beside
 from smtp_sts.daemon.board import Board
 from smtp_sts.daemon.listening import Listening
-from smtp_sts.net.https import tls_context
-from smtp_sts.resolver import overrides
 from smtp_sts.store import StoreError, open_store, repair
 
 MAX_DEFAULT_WORKERS: Final = 4
@@ -58,34 +56,15 @@ def worker_count(config: Config) -> int:
     return config.policy.workers or min(cores, MAX_DEFAULT_WORKERS)
 
 
-def check(config: Config) -> None:
-    """What `parse` cannot see: files, users. Raises ConfigError."""
-    try:
-        tls_context(config.network.ca_file)
-    except OSError as error:  # ssl.SSLError is one
-        raise ConfigError(
-            f"network.ca_file: {config.network.ca_file}: {error.strerror or error}"
-        ) from None
-    sockets.owner_of(config.policy)
-    sockets.control_owner_of(config.control)
-    overrides.read(config.overrides)
-    if config.tls_reports.enabled:
-        sockets.datagram_owner_of(config.tls_reports)
-        if config.tls_reports.deliver:
-            from smtp_sts.reporting.settings import read_settings  # cryptography, for DKIM
-
-            read_settings(config)
-    try:
-        store.check(config.store.url)
-    except StoreError as error:
-        raise ConfigError(str(error)) from None
-
-
 def serve(config_path: str | None) -> None:
     """Run the daemon until SIGTERM. Raises ConfigError or ListenError where it cannot start."""
-    config = load(config_path)
-    check(config)
+    config, wrong = starting.to_start(config_path)
     log.set_up(config.log)
+    for sentence in wrong:
+        _log.error(
+            "%s; mail servers are answered all the same", sentence,
+            extra={"fields": {"event": "configuration-fault"}},
+        )  # fmt: skip
     _Supervisor(config_path, config).run()
 
 
@@ -102,6 +81,7 @@ class _Supervisor:
         self._restarts: list[tuple[float, int]] = []
         self._signals: set[int] = set()
         self._wake, self._waker = socket.socketpair()
+        self._askers = reloading.Askers()
         self._board = Board()
         self._slots: dict[int, int | None] = {}  # pid -> where it counts
         self._alive, self._kept = os.pipe()  # workers see the end of it when we are gone
@@ -181,7 +161,14 @@ class _Supervisor:
     def _start_all(self) -> None:
         self._peers = [peers.listener() for _ in range(worker_count(self._config))]
         for index in range(len(self._peers)):
-            self._fork(index, wait=True)
+            self._fork_or_later(index, wait=True)
+
+    def _fork_or_later(self, index: int, *, wait: bool = False) -> None:
+        try:
+            self._fork(index, wait=wait)
+        except OSError as error:  # no memory, descriptors or processes left: not for ever
+            _log.error("worker %d cannot be started: %s; trying again", index, error.strerror)
+            self._restarts.append((time.monotonic() + RESTART_SECONDS, index))
 
     def _fork(self, index: int, *, wait: bool = False) -> None:
         told, tell = os.pipe()
@@ -204,6 +191,7 @@ class _Supervisor:
             signal.signal(number, signal.SIG_DFL)
         self._wake.close()
         self._waker.close()
+        self._askers.close()
         os.close(self._kept)
 
     def _become_reporting(self) -> None:
@@ -239,7 +227,7 @@ class _Supervisor:
             due = min((at for at, _ in self._restarts), default=1e9)
             due = min(due, self._beside.attend(), self._listening.due)
             pause = max(0.0, due - time.monotonic())
-            select.select([self._wake], [], [], min(pause, 60.0))
+            select.select([self._wake.fileno(), self._askers.fileno()], [], [], min(pause, 60.0))
             with contextlib.suppress(BlockingIOError):
                 while self._wake.recv(512):
                     pass
@@ -249,15 +237,15 @@ class _Supervisor:
             self._reap()
             if signal.SIGUSR1 in caught:
                 self._tell_counts()
-            if signal.SIGHUP in caught:
-                self._reload()
+            if self._askers.come() or signal.SIGHUP in caught:
+                self._askers.answer(reloading.Verdict(self._reload()))
             now = time.monotonic()
             if now >= self._listening.due and self._listening.again(self._config):
                 self._renew_workers()
             again = [index for at, index in self._restarts if at <= now]
             self._restarts = [(at, index) for at, index in self._restarts if at > now]
             for index in again:
-                self._fork(index)
+                self._fork_or_later(index)
 
     def _reap(self) -> None:
         while True:
@@ -290,16 +278,19 @@ class _Supervisor:
                 os.kill(pid, signal.SIGUSR1)
         self._beside.tell_counts()
 
-    def _reload(self) -> None:
+    def _reload(self) -> str:
+        """Why the configuration was not taken; "" where it was."""
+        refused = ""
         sockets.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             config = load(self._config_path)
-            check(config)
+            starting.check(config)
             self._listening.change(config)
             self._listen_control(config)
         except (ConfigError, OSError) as error:
+            refused = getattr(error, "strerror", None) or str(error)
             _log.error(
-                "configuration not taken, going on with the one before: %s", error,
+                "configuration not taken, going on with the one before: %s", refused,
                 extra={"fields": {"event": "configuration-refused"}},
             )  # fmt: skip
         else:
@@ -312,6 +303,7 @@ class _Supervisor:
                 extra={"fields": {"event": "configuration-taken"}},
             )  # fmt: skip
         sockets.notify("READY=1")
+        return refused
 
     def _renew_workers(self) -> None:
         """New workers on the sockets of now; those of before finish with their clients."""
@@ -331,6 +323,7 @@ class _Supervisor:
         self._beside.start(self._config, self._peers)
 
     def _stop(self) -> None:
+        self._askers.close()
         self._listening.close()
         self._close_control()
         self._beside.close()

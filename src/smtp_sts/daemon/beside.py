@@ -95,7 +95,11 @@ class Beside:
             return min(self._old.values())
         for name in [name for name, at in self._due.items() if at <= now]:
             del self._due[name]
-            self._fork(name)
+            try:
+                self._fork(name)
+            except OSError as error:  # no memory or processes left: MTAs are answered all the same
+                _log.error("the %s cannot be started: %s; trying again", name, error.strerror)
+                self._due[name] = now + RESTART_SECONDS
         return min(self._due.values(), default=now + 60.0)
 
     def reaped(self, pid: int, status: int) -> bool:

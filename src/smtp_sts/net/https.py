@@ -10,6 +10,7 @@ Must not follow redirects, cache, or read a single byte beyond the limit.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final
@@ -42,10 +43,13 @@ class Fetched(msgspec.Struct, frozen=True):
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
     """The context for policy hosts, made once (it takes 45 ms) and shared.
 
-    `ca_file` holds the only trusted CAs; without it the system's are. Raises OSError or
-    ssl.SSLError where it cannot be read.
+    `ca_file` holds the only trusted CAs; without it the system's are, and with /dev/null none is.
+    Raises OSError or ssl.SSLError where it cannot be read.
     """
-    context = ssl.create_default_context(cafile=ca_file or None)
+    if ca_file == os.devnull:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    else:
+        context = ssl.create_default_context(cafile=ca_file or None)
     # Section 3.3: DNS-ID identifiers only, never the common name.
     context.hostname_checks_common_name = False
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # section 7.2

@@ -33,7 +33,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
-from smtp_sts.config import Config, nameservers
+from smtp_sts.config import Config, ConfigError, nameservers
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.https import tls_context
 from smtp_sts.net.post import post_contexts
@@ -61,6 +61,8 @@ REST_SECONDS: Final = 60.0
 MAX_REST_SECONDS: Final = 3600.0
 #: How long before the end of this the loop looks again, whatever it waits for (seconds).
 POLL_SECONDS: Final = 30.0
+#: Settings that cannot be used (a key that cannot be read) are looked at again so often (seconds).
+SETTINGS_SECONDS: Final = 60.0
 #: How often days are looked through for reports to plan, and for what can be forgotten (seconds).
 PLAN_SECONDS: Final = 600.0
 FORGET_SECONDS: Final = 3600.0
@@ -100,18 +102,32 @@ async def keep_delivering(
     counts: Counter[str] | None = None,
     poll: float = POLL_SECONDS,
 ) -> None:
-    """Send reports until cancelled. Raises ConfigError and OSError (a CA file) at its start only.
+    """Send reports until cancelled.
 
-    Where `[tls_reports] deliver` is false nothing is sent, but what is old is still forgotten.
+    Where `[tls_reports] deliver` is false nothing is sent, but what is old is still forgotten; so
+    it is where the settings cannot be used (a key that cannot be read), which are looked at again.
     `counts` counts what happened, by the words of `Courier.counts`.
     """
-    if not config.tls_reports.deliver:
-        await _keep_forgetting(config.store.url, clock or Clock())
-    courier = Courier(config, dns=dns, clock=clock, counts=counts)
-    try:
-        await courier.run(poll)
-    finally:
-        await courier.close()
+    clock = clock or Clock()
+    trouble = ""
+    while config.tls_reports.deliver:
+        try:
+            courier = Courier(config, dns=dns, clock=clock, counts=counts)
+        except (ConfigError, OSError) as error:
+            if str(error) != trouble:
+                trouble = str(error)
+                _log.error("TLS reports cannot be sent, and wait: %s", trouble)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SETTINGS_SECONDS):
+                    await _keep_forgetting(config.store.url, clock)
+            continue
+        if trouble:
+            _log.info("TLS reports are sent now")
+        try:
+            await courier.run(poll)
+        finally:
+            await courier.close()
+    await _keep_forgetting(config.store.url, clock)
 
 
 def _forget(
