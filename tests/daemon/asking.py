@@ -1,8 +1,8 @@
 """Asks a daemon for domains whose answer is known, from a process of its own, and times it.
 
-`python asking.py SOCKET SECONDS CONNECTIONS DOMAIN...` prints one line of JSON: how many were asked,
-which answers were wrong, the 99th percentile and the longest wait (seconds). Every domain is asked
-for at least once; right is `expected`.
+`python asking.py SOCKET SECONDS CONNECTIONS DOMAIN...` prints one line of JSON: how many were
+asked, which answers were wrong, the 99th percentile and the longest wait (seconds). Every domain is
+asked for at least once; right is `expected`.
 """
 
 from __future__ import annotations

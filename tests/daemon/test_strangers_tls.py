@@ -1,9 +1,10 @@
-"""Laws 1 and 6 beside strangers' TLS servers that make their clients compute as much as they can."""
+"""Laws 1 and 6 beside strangers' TLS servers that make their clients compute what they can."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 from smtp_sts.config import UnixAddress
 from smtp_sts.lab.world import World, policy_text
@@ -35,7 +36,7 @@ def keep(url: str, domains: list[str]) -> None:
     store.close()
 
 
-async def beside(kept: int, seconds: float) -> dict[str, object]:
+async def beside(kept: int, seconds: float) -> dict[str, Any]:
     """The figures of who asks for kept policies, from the start of a daemon on, beside it all."""
     strangers = [f"e{n}.example" for n in range(DOMAINS)]
     hosts = [f"mta-sts.{domain}" for domain in strangers]

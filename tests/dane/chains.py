@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import functools
 import hashlib
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,9 +28,25 @@ def key(kind: str, name: str) -> Key:
     """The key of that name; always the same one."""
     if kind == "rsa":
         return rsa.generate_private_key(65537, 2048)
+    if kind == "costly":
+        return _costly()
     if kind == "ed25519":
         return ed25519.Ed25519PrivateKey.generate()
     return ec.generate_private_key(ec.SECP256R1())
+
+
+def _costly() -> rsa.RSAPrivateKey:
+    """An RSA key whose public exponent is as long as its modulus: 50 times as dear to check."""
+    numbers = rsa.generate_private_key(65537, 2048).private_numbers()
+    p, q = numbers.p, numbers.q
+    group = (p - 1) * (q - 1)
+    e = (1 << 2045) + 1
+    while math.gcd(e, group) != 1:
+        e += 2
+    d = pow(e, -1, group)
+    public = rsa.RSAPublicNumbers(e, p * q)
+    private = rsa.RSAPrivateNumbers(p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), public)
+    return private.private_key(unsafe_skip_rsa_key_validation=True)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -267,6 +268,19 @@ def test_an_endless_chain_costs_no_more_than_a_long_one() -> None:
         match([tlsa("2 0 1", ROOT)], presented, [HOST], when=WHEN)
     presented[MAX_CHAIN - 1] = der(ROOT)
     assert match([tlsa("2 0 1", ROOT)], presented, [HOST], when=WHEN).depth == 2
+
+
+@pytest.mark.parametrize("kind", ["costly", "rsa"])
+def test_law_6_signatures_beyond_measure_are_not_checked(kind: str) -> None:
+    """Fifteen issuers of the right name, a hundred records; none of it leads anywhere."""
+    issuers = [Cert("x", kind=kind, days=(-10, n)) for n in range(1, MAX_CHAIN)]
+    presented = [der(leaf(issuers[0], signer="another")), *map(der, issuers)]
+    records = [Tlsa(2, 0, 1, bytes([n]) * 32) for n in range(100)]
+    records += [tlsa("2 1 0", Cert("another key", kind=kind))]
+    began = time.process_time()
+    with pytest.raises(MatchError, match="no trust anchor"):
+        match(records, presented, [HOST], when=WHEN)
+    assert time.process_time() - began < 0.1
 
 
 @given(st.data())

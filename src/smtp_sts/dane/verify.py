@@ -11,8 +11,7 @@ here stands below.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -21,8 +20,11 @@ from smtp_sts.dane.certificate import Certificate, read
 from smtp_sts.dane.errors import MatchError
 from smtp_sts.dane.tlsa import CERT, DANE_EE, DANE_TA, FULL, SPKI, Tlsa, unusable
 
-#: Certificates of a chain that are looked at; so many signatures squared are checked at most.
+#: Certificates of a chain that are looked at.
 MAX_CHAIN: Final = 16
+#: Signatures that are checked for all records together; an honest chain has three or four. Those of
+#: keys that are taken (`certificate.py`) cost 1 ms at most.
+MAX_SIGNATURES: Final = 64
 #: Names of a certificate that a sentence shows.
 _SHOWN: Final = 4
 
@@ -61,9 +63,11 @@ def match(
         if record.usage == DANE_EE and record.covers(leaf.der, leaf.spki):
             return Match(record, 0)
     presented = [found for der in chain[1:MAX_CHAIN] if (found := read(der)) is not None]
+    signatures = _Signatures()
+    paths = _paths(leaf, presented, signatures)
     failure: MatchError | None = None
     for record in usable:
-        if record.usage == DANE_TA and (path := _climb(record, leaf, presented)):
+        if record.usage == DANE_TA and (path := _climb(record, leaf, presented, paths, signatures)):
             try:
                 _check(path, names, when)
             except MatchError as error:
@@ -98,28 +102,69 @@ def _agile(usable: list[Tlsa]) -> list[Tlsa]:
     ]
 
 
-def _climb(record: Tlsa, leaf: Certificate, presented: list[Certificate]) -> _Path | None:
-    """The shortest path of good signatures from the leaf to the trust anchor `record` names.
+class _Signatures:
+    """Who has signed whom; each signature is checked once, and `MAX_SIGNATURES` of them."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[bytes, bytes], bool] = {}
+
+    def issued(self, lower: Certificate, issuer: Certificate) -> bool:
+        """Whether `issuer` has signed `lower`, by name and key."""
+        if lower.x509.issuer != issuer.x509.subject:
+            return False
+        return self._checked((lower.der, issuer.der), lambda: lower.issued_by(issuer))
+
+    def signed(self, lower: Certificate, spki: bytes) -> bool:
+        """Whether a key has signed `lower`."""
+        return self._checked((lower.der, spki), lambda: lower.signed_with(spki))
+
+    def _checked(self, pair: tuple[bytes, bytes], check: Callable[[], bool]) -> bool:
+        if pair not in self._known:
+            if len(self._known) >= MAX_SIGNATURES:
+                return False
+            self._known[pair] = check()
+        return self._known[pair]
+
+
+def _paths(leaf: Certificate, pool: list[Certificate], signatures: _Signatures) -> list[_Path]:
+    """All paths of good signatures from the leaf up, one to each certificate, the shortest first.
+    The leaf is never its own trust anchor."""
+    seen = {leaf.der}
+    paths: list[_Path] = [(leaf,)]
+    for path in paths:
+        for issuer in pool:
+            if issuer.der not in seen and issuer.signs and signatures.issued(path[-1], issuer):
+                seen.add(issuer.der)
+                paths.append((*path, issuer))
+    return paths
+
+
+def _climb(
+    record: Tlsa,
+    leaf: Certificate,
+    presented: list[Certificate],
+    paths: list[_Path],
+    signatures: _Signatures,
+) -> _Path | None:
+    """The shortest path to the trust anchor that `record` names; `paths` are those of what was
+    presented.
 
     The trust anchor may be missing from the chain where the record holds the whole of it (RFC 7671
-    section 5.2: 2 0 0 and 2 1 0). The leaf is never its own trust anchor.
+    section 5.2: 2 0 0 and 2 1 0).
     """
-    pool = list(presented)
     if record.matching == FULL and record.selector == CERT:
-        pool += filter(None, [read(record.data)])
-    seen = {leaf.der}
-    paths: deque[_Path] = deque([(leaf,)])
-    while paths:
-        path = paths.popleft()
+        whole = read(record.data)
+        paths = _paths(leaf, [*presented, *([whole] if whole else [])], signatures)
+    for path in paths:
         top = path[-1]
         if len(path) > 1 and record.covers(top.der, top.spki):
             return path
-        if record.matching == FULL and record.selector == SPKI and top.signed_with(record.data):
+        if (
+            record.matching == FULL
+            and record.selector == SPKI
+            and signatures.signed(top, record.data)
+        ):
             return path
-        for issuer in pool:
-            if issuer.der not in seen and issuer.signs and top.issued_by(issuer):
-                seen.add(issuer.der)
-                paths.append((*path, issuer))
     return None
 
 

@@ -132,7 +132,7 @@ async def _look(
             seconds=LOOK_SECONDS,
         )
         if tlsa is not None and last.seen and not last.result_type:
-            last = _held_against(last, tlsa, domain)
+            last = await asyncio.to_thread(_held_against, last, tlsa, domain)
         if last.seen and not last.result_type:
             break
     return last
