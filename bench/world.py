@@ -1,7 +1,8 @@
 """DNS and policy host of the benchmark, the same for every daemon measured.
 
 Promises: answers for any name under bench (policies) and silent (policy hosts that accept and never
-say a word), each a domain of somebody else's (no suffix that is known), fast enough not to be what is measured. Must not: leave loopback.
+say a word), each a domain of somebody else's, fast enough not to be what is measured. Must not:
+leave loopback.
 Usage: world.py DNS_PORT HTTPS_PORT DOMAINS FOLDER; writes FOLDER/ca.pem, then prints "ready".
 """
 
