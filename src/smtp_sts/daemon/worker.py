@@ -81,7 +81,6 @@ async def run(
     loop.add_reader(supervisor, orphaned)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)
 
-    organisation.load()
     counts: dict[str, int] = {}
     table = ReadyTable(config.policy.ready_replies)
     keeper = Keeper(config.store.url, counts)

@@ -25,7 +25,7 @@ from smtp_sts.policy.pattern import matches
 from smtp_sts.reporting.aggregate import DAY
 from smtp_sts.reporting.honest import is_testing
 from smtp_sts.reporting.matching import applied
-from smtp_sts.reporting.mx_check import LOOK_AGAIN, MxCheck, MxChecker
+from smtp_sts.reporting.mx_check import LOOK_AGAIN, MAX_HOSTS, MxCheck, MxChecker
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.store.checks import Check
 from smtp_sts.store.tallies import Tally
@@ -188,7 +188,8 @@ def unencrypted(domain: str, decision: Decision, check: MxCheck, day: int) -> Ta
 
 
 def outside(domain: str, decision: Decision | None, hosts: Sequence[str], day: int) -> Tally | None:
-    """A failure for each MX host that an enforced policy does not name; None where there is none.
+    """A failure for each MX host that an enforced policy does not name, of the `MAX_HOSTS` best;
+    None where there is none.
 
     `validation-failure` with the reason, the type for what no other covers (RFC 8460 section
     4.3.3): `certificate-host-mismatch` is of a certificate, and nobody has looked at one.
@@ -199,7 +200,7 @@ def outside(domain: str, decision: Decision | None, hosts: Sequence[str], day: i
             GENERAL_FAILURE, 1, receiving_mx_hostname=host,
             failure_reason_code=CHECKED + MX_MISMATCH,
         )
-        for host in hosts
+        for host in hosts[:MAX_HOSTS]
         if not any(matches(pattern, host) for pattern in policy.mx_host)
     )  # fmt: skip
     if not failures:
