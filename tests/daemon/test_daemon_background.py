@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
+
+import pytest
 
 from smtp_sts.config import UnixAddress
+from smtp_sts.daemon import background
 from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World, policy_text
 from smtp_sts.mta.client import ask
+from smtp_sts.resolver import Keeper
 from smtp_sts.store import Stored, open_store
 
 from .process import daemon, told, until
@@ -116,5 +121,52 @@ def test_policy_hosts_that_are_silent_do_not_keep_others_from_being_refreshed() 
             store.close()
             asked = [world.policy_hosts.handshakes[f"mta-sts.{domain}"] for domain in silent]
             assert asked == [1] * len(silent)
+
+    asyncio.run(play())
+
+
+class _Hanging:
+    """Refreshes as peers do them, where mallory's policy hosts accept and never say a word."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.others = asyncio.Event()
+
+    async def refresh(self, domain: str) -> None:
+        self.begun.append(domain)
+        if domain.endswith("mallory.example"):
+            await asyncio.sleep(60)
+        self.others.set()
+
+
+def test_law_2_a_strangers_silent_policy_hosts_hold_up_no_others_refresh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than there are places, all due before bob's policy."""
+    now = time.time()
+
+    def stored(domain: str, refresh_at: float) -> Stored:
+        text = policy_text("enforce", [f"mx.{domain}"], 86400).decode()
+        return Stored(domain, "1", text, now - 3600, now + DAY, refresh_at, now - 10)
+
+    async def play() -> None:
+        monkeypatch.setattr(background, "PARALLEL", 20)
+        url = f"sqlite:///{tmp_path / 'policies.db'}"
+        store = open_store(url)
+        store.put([stored(f"d{n}.mallory.example", now - 100) for n in range(150)])
+        store.put([stored("bob.example", now - 1)])
+        store.close()
+        keeper, peers = Keeper(url, {}), _Hanging()
+        await keeper.open()
+        work = asyncio.create_task(background.refresh(keeper, peers))  # type: ignore[arg-type]
+        try:
+            async with asyncio.timeout(8):
+                await peers.others.wait()
+            assert peers.begun.count("bob.example") == 1
+            assert len(peers.begun) <= 1 + 2  # a tenth of the places
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            await keeper.close()
 
     asyncio.run(play())

@@ -13,7 +13,7 @@ import pytest
 from smtp_sts.lab.names import NEGATIVE_TTL, Defect
 from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World, policy_text
-from smtp_sts.net import dnswire
+from smtp_sts.net import dnswire, https
 from smtp_sts.net.addresses import is_public
 from smtp_sts.net.dns import Answer, Dns
 from smtp_sts.net.failure import CAUSES, NetFailure
@@ -322,3 +322,49 @@ def test_law_5_which_addresses_are_public(address: str, public: bool) -> None:
 def test_every_cause_has_a_result_type() -> None:
     assert set(CAUSES.values()) == {"dns-error", "sts-policy-fetch-error", "sts-webpki-invalid"}
     assert NetFailure("http-status", "a\nb\x1b[31m").sentence == "a?b?[31m"
+
+
+def test_law_6_one_silent_network_takes_no_more_than_its_share_of_the_connections(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Domains of as many owners as there are places, all with policy hosts that never say a word,
+    in one network: who lives elsewhere is fetched from at once, and the rest is told why not."""
+    monkeypatch.setattr(https, "CONNECTIONS", 20)
+    monkeypatch.setattr(https, "PLACE_SECONDS", 0.3)
+
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            open_now: list[asyncio.StreamWriter] = []
+            silent = await asyncio.start_server(
+                lambda _, writer: open_now.append(writer), "127.66.6.1", world.https_port
+            )
+            for n in range(40):
+                world.names.put(f"mta-sts.s{n}.example", "A", "127.66.6.1")
+
+            async def never(n: int) -> NetFailure:
+                with pytest.raises(NetFailure) as caught:
+                    await fetch_policy(
+                        f"s{n}.example", dns=dns, context=context, port=world.https_port,
+                        allow_private=True, timeout=1.0,
+                    )  # fmt: skip
+                return caught.value
+
+            dns = Dns([world.names.address])
+            context = tls_context(str(world.ca_file))
+            waiting = asyncio.gather(*(never(n) for n in range(40)))
+            try:
+                await asyncio.sleep(0.2)
+                assert len(open_now) == 2
+                async with asyncio.timeout(1):
+                    assert (await fetch(world)).body == BODY
+                failures = await waiting
+                busy = [f for f in failures if "connections to its network are busy" in f.sentence]
+                assert len(busy) == 38
+                assert {f.slug for f in busy} == {"tcp-timeout"}
+            finally:
+                for writer in open_now:
+                    writer.close()
+                silent.close()
+
+    run(scene())

@@ -142,6 +142,37 @@ def test_whoever_is_named_as_mx_host_gets_one_connection_at_a_time(run: Run) -> 
     run(scene())
 
 
+def test_silent_mx_hosts_of_one_stranger_leave_places_for_others(run: Run) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            for n in range(40):
+                world.names.put(f"d{n}.mallory.example", "MX", f"10 h{n}.mallory.example.")
+                world.names.put(f"h{n}.mallory.example", "A", f"192.0.2.{n + 1}")
+            world.names.put("bob.example", "MX", "10 mx.bob.example.")
+            world.names.put("mx.bob.example", "A", "192.0.3.1")
+            begun: list[str] = []
+
+            async def silent(host: str, address: str, **_: object) -> MxLook:
+                begun.append(host)
+                if "mallory" in host:
+                    await asyncio.sleep(60)
+                return MxLook(host, address, True)
+
+            checker = _checker(world, look=silent, at_once=16, pause=0.0)
+            strangers = [
+                asyncio.ensure_future(checker.check(f"d{n}.mallory.example")) for n in range(40)
+            ]
+            await asyncio.sleep(0.3)
+            assert len(begun) == mx_check.SHARE
+            async with asyncio.timeout(2):
+                assert (await checker.check("bob.example")).seen
+            for task in strangers:
+                task.cancel()
+            await asyncio.gather(*strangers, return_exceptions=True)
+
+    run(scene())
+
+
 def test_a_domain_in_testing_mode_is_looked_at_once_an_hour_and_day(run: Run) -> None:
     async def scene() -> None:
         async with World() as world:

@@ -15,6 +15,8 @@ from typing import Final
 
 from smtp_sts.config import Config
 from smtp_sts.daemon.peers import Peers
+from smtp_sts.net.places import Places
+from smtp_sts.policy.organisation import organisational_domain
 from smtp_sts.resolver import Keeper
 
 #: How often it is looked for policies that are due (seconds), and how many are taken from the
@@ -24,8 +26,10 @@ BATCH: Final = 100
 #: Refreshes that are begun in a second: 2.6 million policies a day; 100,000 that are all due at
 #: once take an hour.
 REFRESH_RATE: Final = 30.0
-#: Refreshes under way: so many policy hosts that never answer can be waited for (up to 60 s each).
+#: Refreshes under way: so many policy hosts that never answer can be waited for (up to 60 s each),
+#: of which one organisation gets its share; its others come again so much later (seconds).
 PARALLEL: Final = 500
+BUSY_SECONDS: Final = 60.0
 PRUNE_SECONDS: Final = 3600.0
 DAY: Final = 86400.0
 
@@ -34,12 +38,12 @@ _log = logging.getLogger(__name__)
 
 async def refresh(keeper: Keeper, peers: Peers) -> None:
     """Refresh what is due, for as long as the worker lives."""
-    places = asyncio.Semaphore(PARALLEL)
+    places = Places(PARALLEL)
     running: dict[str, asyncio.Task[None]] = {}
 
     def ended(domain: str, task: asyncio.Task[None]) -> None:
         del running[domain]
-        places.release()
+        places.release(organisational_domain(domain))
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("the refresh of %s broke", domain, exc_info=error)
 
@@ -49,7 +53,12 @@ async def refresh(keeper: Keeper, peers: Peers) -> None:
             limit = BATCH if keeper.shared else BATCH + len(running)
             due = [d for d in await keeper.due(time.time(), limit) if d not in running][:BATCH]
             for domain in due:
-                await places.acquire()
+                whose = organisational_domain(domain)
+                if places.held(whose) >= places.share:  # it must not stand before the others' next
+                    now = time.time()
+                    await keeper.postpone(domain, now + BUSY_SECONDS, now)
+                    continue
+                await places.wait(whose)
                 task = running[domain] = asyncio.create_task(peers.refresh(domain))
                 task.add_done_callback(lambda task, domain=domain: ended(domain, task))  # type: ignore[misc]
                 await asyncio.sleep(1 / REFRESH_RATE)

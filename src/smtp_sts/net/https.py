@@ -1,6 +1,7 @@
 """Fetching a policy over HTTPS (RFC 8461 section 3.3; draft-margolis-smtp-sts-00 section 3.3).
 
-Promises: the bytes that come back were served with status 200 as text/plain by a host whose
+Promises: no network of addresses has more than its share of our connections, whatever domains lead
+to it; the bytes that come back were served with status 200 as text/plain by a host whose
 certificate is valid for the host that was asked, within `timeout`, and are at most 64 KiB;
 everything else is a `NetFailure` that names host, address and cause. Private addresses are refused
 unless allowed.
@@ -24,9 +25,15 @@ from smtp_sts.net.dns import Dns
 from smtp_sts.net.dnswire import AAAA, A
 from smtp_sts.net.exchange import Exchange, connect, first_of, more_telling, usable
 from smtp_sts.net.failure import NetFailure
+from smtp_sts.net.handshakes import stranger
+from smtp_sts.net.places import of_process
 from smtp_sts.policy import MAX_SIZE, policy_host
 
 PATH: Final = "/.well-known/mta-sts.txt"
+#: Connections for policies at the same time; one network of addresses gets its share.
+CONNECTIONS: Final = 1000
+#: How long a fetch waits for a place among those of its network (seconds).
+PLACE_SECONDS: Final = 5.0
 _MONTHS: Final = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
 
@@ -185,18 +192,29 @@ async def _get(
     host: str, target: str, address: str, port: int, context: ssl.SSLContext, seconds: float
 ) -> Fetched:
     where = f"{host} at {address}"
-    transport, policy = await connect(
-        lambda: _Policy(host, target, where), where, host, address, port, context, seconds
-    )
+    places, network = of_process("policy fetches", CONNECTIONS), stranger(host, address)[0]
     try:
-        await policy.done
-        session = transport.get_extra_info("ssl_object")
-        certificate = _summary(session.getpeercert())
-        version = str(session.version())
-        return Fetched(bytes(policy.body), address, version, certificate, policy.type)
+        async with asyncio.timeout(PLACE_SECONDS):
+            await places.wait(network)
+    except TimeoutError:
+        raise NetFailure(
+            "tcp-timeout", f"{where}: {places.share} connections to its network are busy"
+        ) from None
+    try:
+        transport, policy = await connect(
+            lambda: _Policy(host, target, where), where, host, address, port, context, seconds
+        )
+        try:
+            await policy.done
+            session = transport.get_extra_info("ssl_object")
+            certificate = _summary(session.getpeercert())
+            version = str(session.version())
+            return Fetched(bytes(policy.body), address, version, certificate, policy.type)
+        finally:
+            # Without waiting for the peer's close_notify: what we wanted we have.
+            transport.abort()
     finally:
-        # Without waiting for the peer's close_notify: what we wanted we have.
-        transport.abort()
+        places.release(network)
 
 
 def _summary(certificate: Mapping[str, Any] | None) -> dict[str, object]:

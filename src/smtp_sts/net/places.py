@@ -21,6 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
+from weakref import WeakKeyDictionary
 
 #: One key gets one in so many places: so many strangers at once have to be beaten to.
 STRANGERS: Final = 10
@@ -130,3 +131,15 @@ class Places:
         line.remove(turn)
         if not line:
             del self._waiting[key]
+
+
+_of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Places]] = WeakKeyDictionary()
+
+
+def of_process(what: str, total: int) -> Places:
+    """The one pool for something in the running event loop, whoever asks; made with `total`."""
+    pools = _of_loop.setdefault(asyncio.get_running_loop(), {})
+    found = pools.get(what)
+    if found is None:
+        found = pools[what] = Places(total)
+    return found

@@ -3,8 +3,10 @@
 Promises: hosts are tried as an MTA tries them (RFC 5321 section 5.1): those of the next preference
 only where none of this one answers. A host and address is looked at once in `LOOK_AGAIN` seconds,
 whoever asks; never over two connections to a host or to an address at a time, with a pause between
-two to one address, and over no more than `at_once` in all: a stranger who names somebody else's
-server as MX host does no harm to it. Private addresses are not connected to unless that is allowed.
+two to one address, and over no more than `at_once` in all, of which one organisation's domains take
+their share: a stranger who names somebody else's server as MX host does no harm to it, and with
+servers that never answer keeps nobody else from being looked at. Private addresses are not
+connected to unless that is allowed.
 Must not: know of policies or of what is reported, or keep anything that lasts.
 """
 
@@ -23,7 +25,9 @@ import msgspec
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.dnswire import MX
 from smtp_sts.net.failure import NetFailure
+from smtp_sts.net.places import Places
 from smtp_sts.net.smtp import MxLook, look
+from smtp_sts.policy.organisation import organisational_domain
 from smtp_sts.policy.pattern import is_host_name
 
 #: What was seen of a host and address is used so long, seconds.
@@ -33,8 +37,10 @@ UNSEEN_AGAIN: Final = 600.0
 #: Hosts of a domain, and addresses of a host, that are looked at.
 MAX_HOSTS: Final = 10
 MAX_ADDRESSES: Final = 4
-#: Connections at once; and between two to the same address, seconds.
+#: Connections at once, and of those for the domains of one organisation; the time between two to
+#: the same address, seconds.
 AT_ONCE: Final = 16
+SHARE: Final = 2
 PAUSE: Final = 1.0
 #: Looks that are remembered.
 REMEMBERED: Final = 20_000
@@ -96,7 +102,7 @@ class MxChecker:
         self._allow_private = allow_private
         self._pause = pause
         self._look = look
-        self._places = asyncio.Semaphore(at_once)
+        self._places = Places(at_once, SHARE)
         self._turns = _Turns()
         #: host and address -> until when (of the loop's clock), and what was seen
         self._known: OrderedDict[tuple[str, str], tuple[float, MxLook]] = OrderedDict()
@@ -128,30 +134,31 @@ class MxChecker:
         """Look at the hosts that mail for `domain` goes to. Does not raise for what they do."""
         mx = await self.hosts(domain)
         looks: list[MxLook] = []
+        whose = organisational_domain(domain)
         for _, group in groupby(mx.hosts[:MAX_HOSTS], key=lambda pair: pair[0]):
-            found = await asyncio.gather(*(self._host(host) for _, host in group))
+            found = await asyncio.gather(*(self._host(host, whose) for _, host in group))
             looks = [one for several in found for one in several]
             if any(one.seen for one in looks):
                 return MxCheck(mx, tuple(looks))
         why = looks[-1].text if looks else "no MX host has an address"
         return MxCheck(mx, tuple(looks), mx.text or f"no MX host of {domain} can be seen: {why}")
 
-    async def _host(self, host: str) -> list[MxLook]:
+    async def _host(self, host: str, whose: str) -> list[MxLook]:
         async with self._turns.of(f"host {host}"):
             try:
                 addresses = await self._dns.addresses(host)
             except NetFailure as failure:
                 return [MxLook(host, "", False, text=failure.sentence)]
-            return [await self._address(host, address) for address in addresses[:MAX_ADDRESSES]]
+            return [await self._address(host, one, whose) for one in addresses[:MAX_ADDRESSES]]
 
-    async def _address(self, host: str, address: str) -> MxLook:
+    async def _address(self, host: str, address: str, whose: str) -> MxLook:
         loop = asyncio.get_running_loop()
         known = self._known.get((host, address))
         if known is not None and loop.time() < known[0]:
             return known[1]
         async with self._turns.of(f"address {address}"):
             await asyncio.sleep(max(0.0, self._rest.get(address, 0.0) - loop.time()))
-            async with self._places:
+            async with self._places.of(whose):
                 self.connections += 1
                 found = await self._look(
                     host, address, context=self._context, own_name=self._own_name,

@@ -30,12 +30,14 @@ from typing import Any, Final
 import msgspec
 
 from smtp_sts.config import PolicySection
+from smtp_sts.net.places import Places
 from smtp_sts.policy import (
     DraftRecord,
     RecordError,
     draft_record_name,
     find_draft_record,
 )
+from smtp_sts.policy.organisation import organisational_domain
 from smtp_sts.resolver.decision import Decision, Draft, Outcome, Source, Step
 from smtp_sts.resolver.discovery import Reach
 from smtp_sts.resolver.draft_check import Checked, check
@@ -52,7 +54,8 @@ STATES_LIMIT: Final = 50_000
 STATES_BYTES: Final = 64 * 1024 * 1024
 #: A record weighs about so much more than its text in memory, times and bytes.
 _WEIGHT: Final = (8, 1000)
-#: Looks at the DNS under way, as a multiple of `max_lookups`.
+#: Looks at the DNS under way, as a multiple of `max_lookups`. Of these and all below one
+#: organisation gets its share.
 SLOW_FACTOR: Final = 4
 #: Proofs under way, checks of MX hosts under way, and of both together those that wait in line.
 PROOFS: Final = 50
@@ -155,11 +158,13 @@ class DraftCache:
         self._states: OrderedDict[str, _State] = OrderedDict()
         self._weight = 0
         self.running: set[asyncio.Task[None]] = set()
-        #: of those, looks at the DNS; the others are slower, and must not keep them out
-        self._looks = 0
-        self._places = asyncio.Semaphore(settings.max_lookups)
-        self._proofs = asyncio.Semaphore(PROOFS)
-        self._checks = asyncio.Semaphore(CHECKS)
+        #: by organisational domain: looks at the DNS, and the rest, which is slower and must not
+        #: keep them out; and of either what holds a place
+        self._looks = Places(settings.max_lookups * SLOW_FACTOR)
+        self._lines = Places(WORK_LIMIT)
+        self._places = Places(settings.max_lookups)
+        self._proofs = Places(PROOFS)
+        self._checks = Places(CHECKS)
 
     # -- what is asked ------------------------------------------------------------------------
 
@@ -409,16 +414,15 @@ class DraftCache:
 
     def _start(self, domain: str, state: _State) -> bool:
         """Look at the DNS; False where too much is under way."""
-        if self._looks >= self._settings.max_lookups * SLOW_FACTOR:
+        if not self._looks.take(organisational_domain(domain)):
             return False
-        self._looks += 1
         state.started = asyncio.get_running_loop().time()
         state.task = self._run(domain, state, self._discover(domain, state))
         return True
 
     def _work(self, domain: str, state: _State, work: Coroutine[Any, Any, None]) -> None:
         """Do what no answer waits for, one thing at a time for each domain."""
-        if state.work is not None or len(self.running) - self._looks >= WORK_LIMIT:
+        if state.work is not None or not self._lines.take(organisational_domain(domain)):
             work.close()
             return
         state.work = self._run(domain, state, work)
@@ -435,9 +439,10 @@ class DraftCache:
         self.running.discard(task)
         if state.task is task:
             state.task = None
-            self._looks -= 1
+            self._looks.release(organisational_domain(domain))
         if state.work is task:
             state.work = None
+            self._lines.release(organisational_domain(domain))
         self._settle(domain, state)
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect of ours must neither repeat at once nor go unseen.
@@ -455,7 +460,7 @@ class DraftCache:
             await _until_idle(state)
 
     async def _discover(self, domain: str, state: _State) -> None:
-        async with self._places:
+        async with self._places.of(organisational_domain(domain)):
             seen = await find(domain, self._reach())
         now = self._clock()
         settings = self._settings
@@ -503,7 +508,7 @@ class DraftCache:
         wrong = held.fetched_at > now + FUTURE_SECONDS
         if held.authenticated and now < held.refresh_at and not wrong:
             return
-        proof = await self._prove(state, seen, held)
+        proof = await self._prove(domain, state, seen, held)
         held = _live(state, self._clock())
         if held is None or held.record.text != record.text:
             return
@@ -518,7 +523,7 @@ class DraftCache:
         assert record is not None
         # "policies will be authenticated using the mechanism specified by the existing cached
         # policy", its URL included: whoever runs another host of the domain cannot replace it.
-        proof = await self._prove(state, seen, held)
+        proof = await self._prove(domain, state, seen, held)
         if self._moved_on(state, held):
             return
         if not proof.good:
@@ -549,9 +554,9 @@ class DraftCache:
         live = _live(state, self._clock())
         return live is not None and live.record.text != held.record.text
 
-    async def _prove(self, state: _State, seen: Seen, held: Held) -> Proof:
+    async def _prove(self, domain: str, state: _State, seen: Seen, held: Held) -> Proof:
         assert seen.record is not None
-        async with self._proofs:
+        async with self._proofs.of(organisational_domain(domain)):
             proof = await prove(seen.record, held.record.authentication, seen.secure, self._reach())
         state.steps["authentication"] = proof.steps
         self._count("draft-proof-good" if proof.good else "draft-proof-failed")
@@ -576,7 +581,7 @@ class DraftCache:
             )  # fmt: skip
 
     async def _checked(self, domain: str, state: _State, record: DraftRecord) -> Checked:
-        async with self._checks:
+        async with self._checks.of(organisational_domain(domain)):
             checked = await check(
                 domain, record, self._reach(), smtp_port=self._smtp_port, dane=self._dane()
             )
