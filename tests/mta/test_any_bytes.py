@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp_sts.mta import netstring
+from smtp_sts.mta.limits import TCP_TABLE_LINE
 from smtp_sts.mta.line import Line
 from smtp_sts.mta.profiles import PROFILES
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.service import Connection, Service
 from smtp_sts.mta.socketmap import Socketmap
-from smtp_sts.mta.tcp_table import MAX_LINE, TcpTable
+from smtp_sts.mta.tcp_table import TcpTable
 from smtp_sts.policy import Policy, PolicyError
 from smtp_sts.resolver.decision import Decision
 
@@ -106,7 +107,7 @@ def test_law_7_any_bytes_in_any_pieces(
                     connection.data_received(rest[:cut])
                     rest = rest[cut:]
                     held = len(connection._buffer)
-                    assert held <= max(netstring.MAX_REQUEST + 7, MAX_LINE + len(data))
+                    assert held <= max(netstring.MAX_REQUEST + 7, TCP_TABLE_LINE + len(data))
                 await asyncio.sleep(0)
             if not wire.closed:
                 connection.eof_received()

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp_sts.mta import netstring
-from smtp_sts.mta.profiles import MAX_REPLY, NOT_FOUND, WITHOUT_DANE, profile_of, replies
+from smtp_sts.mta.limits import POSTFIX_REPLY
+from smtp_sts.mta.profiles import NOT_FOUND, WITHOUT_DANE, profile_of, replies
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.service import Service
 from smtp_sts.mta.socketmap import Socketmap
@@ -115,7 +116,7 @@ def test_a_reply_is_never_longer_than_postfix_reads() -> None:
     told = replies(decision("enforce", many))
     assert told["postfix-tlsrpt"] == told["postfix"]
     assert SECURE[:9] == told["postfix"][:9]
-    assert all(len(reply) <= MAX_REPLY for reply in told.values())
+    assert all(len(reply) <= POSTFIX_REPLY for reply in told.values())
 
 
 @given(st.binary(max_size=300))

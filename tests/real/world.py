@@ -73,6 +73,8 @@ def _site(domain: str, certificate: str, mode: str, **more: Any) -> Site:
     return Site(domain, f"mx.{domain}", certificate, mode, **more)
 
 
+#: Patterns that make a policy of almost 64 KiB.
+_MANY: Final = tuple(f"m{number:04}.a.bc" for number in range(4070))
 SITES: Final = {
     site.domain: site
     for site in (
@@ -101,6 +103,16 @@ SITES: Final = {
         Site("also-plain.example", "mx.beside.example", "expired", ""),
         Site("lured.example", "mx.lure.example", "good", "enforce", ("mx.lured.example",)),
         Site("lure.example", "mx.lure.example", "good", "enforce"),
+        # Policies as long as we take them; the MX host is of the last pattern.
+        _site("long.example", "good", "enforce", allowed=(*_MANY, "mx.long.example")),
+        _site("long-wild.example", "good", "enforce", allowed=(*_MANY, "*.long-wild.example")),
+        _site(
+            "long-broken.example",
+            "self-signed",
+            "enforce",
+            allowed=(*_MANY, "mx.long-broken.example"),
+        ),
+        Site("long-outside.example", "mx.mallory.example", "good", "enforce", _MANY),
         _site(f"dane.{SIGNED}", "self-signed", "enforce", tlsa="good"),
         _site(f"broken-dane.{SIGNED}", "good", "enforce", tlsa="wrong"),
         # And what of that is left for a Postfix that has not been told of DNSSEC.

@@ -6,8 +6,9 @@
 
 `enforce` is followed by the policy's mx patterns, joined by colons: mail may go only to an MX
 host that one of them matches (RFC 8461 section 4.1; `*` is one label), over TLS with a certificate
-that is valid for that host. `none` asks for nothing. Whoever reads any other answer, or none at
-all, must not send: it is no answer of this daemon.
+that is valid for that host. Of a policy with more patterns than fit into `limits.EXIM_LIST` bytes,
+some are named. `none` asks for nothing. Whoever reads any other answer, or none at all, or one
+without its LF, must not send: it is no answer of this daemon.
 
 Promises: one line, then the connection is closed; the patterns are validated parts alone (law 5); a
 client has `PATIENCE` for the whole exchange. `enforce` is said for a domain with DANE too, where it
@@ -20,6 +21,7 @@ import asyncio
 import logging
 from typing import Final
 
+from smtp_sts.mta.limits import EXIM_LIST, fitting
 from smtp_sts.mta.service import Connection, Service
 from smtp_sts.resolver.decision import Decision, enforced
 
@@ -35,7 +37,9 @@ _log = logging.getLogger(__name__)
 def answer(decision: Decision) -> bytes:
     """The answer to a decision."""
     policy = enforced(decision)
-    return _NONE if policy is None else f"enforce {':'.join(policy.mx)}\n".encode("ascii")
+    if policy is None:
+        return _NONE
+    return f"enforce {':'.join(fitting(policy.mx, EXIM_LIST))}\n".encode("ascii")
 
 
 class Line(Connection):

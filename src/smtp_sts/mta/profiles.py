@@ -1,10 +1,11 @@
 """Reply profiles: a decision in the words of each MTA. No I/O.
 
 Promises: what is rendered is made of validated parts alone (law 5), is never an empty `OK `, and
-never longer than Postfix reads. Nothing a reply profile cannot express is guessed at. No reply
-needs anything that the operator has not switched on in the MTA (law 4): DANE is said to none but
-those who ask by a map name that has `dane` in it, for a Postfix with smtp_dns_support_level unset
-defers mail that it is told to send by `dane-only`.
+never longer than its MTA takes (`limits.py`): of a policy that is too long a part of the patterns
+is told, never that there is no policy (law 1). Nothing a reply profile cannot express is guessed
+at. No reply needs anything that the operator has not switched on in the MTA (law 4): DANE is said
+to none but those who ask by a map name that has `dane` in it, for a Postfix with
+smtp_dns_support_level unset defers mail that it is told to send by `dane-only`.
 """
 
 from __future__ import annotations
@@ -12,22 +13,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from smtp_sts.mta.limits import POSTFIX_REPLY, SENDMAIL_LIST, fitting, size
 from smtp_sts.policy import Policy
 from smtp_sts.resolver.decision import Decision, enforced, without_dane
 
 NOT_FOUND: Final = "NOTFOUND "
-#: Postfix reads no longer reply (its socketmap limit before 3.10), bytes.
-MAX_REPLY: Final = 100_000
 #: Ask the MX host for the certificate of its own name.
 _SNI: Final = " servername=hostname"
+_SECURE: Final = "OK secure match="
+#: What is left of a reply of Postfix's for the list in `match=`, bytes.
+_POSTFIX_LIST: Final = POSTFIX_REPLY - len(_SECURE) - len(_SNI)
+#: No MX host: it ends a list for Sendmail that names a part of the policy's patterns alone, so
+#: that Sendmail's rules can ask by `stsmx` about one host.
+MORE: Final = "more.invalid"
+#: `stsmx`: the policy names this MX host.
+ALLOWED: Final = "OK allowed"
 
 
-def _secure(policy: Policy) -> str:
+def secure(policy: Policy, room: int) -> str:
+    """The level for enforced STS, with as many patterns as have room in the list, bytes."""
+    return _told(fitting(policy.mx, room))
+
+
+def _told(patterns: tuple[str, ...]) -> str:
     # `*.example.com` is `.example.com` to Postfix and Sendmail. Postfix takes that for any depth,
     # Sendmail for one label (RFC 8461 section 4.1); `postfix-tlsrpt` closes the gap where the
     # Postfix can. servername= comes last: Sendmail wants it so.
-    match = ":".join(pattern.removeprefix("*") for pattern in policy.mx)
-    return f"OK secure match={match}{_SNI}"
+    match = ":".join(pattern.removeprefix("*") for pattern in patterns)
+    return f"{_SECURE}{match}{_SNI}"
 
 
 def _attributes(decision: Decision) -> str:
@@ -73,8 +86,7 @@ def postfix_dane(decision: Decision) -> str:
         return f"TEMP the DANE state of {decision.policy_domain} cannot be determined"
     if decision.outcome != "enforce" or decision.policy is None:
         return NOT_FOUND
-    reply = _secure(decision.policy)
-    return reply if len(reply) <= MAX_REPLY else NOT_FOUND
+    return secure(decision.policy, _POSTFIX_LIST)
 
 
 def postfix_no_sni(decision: Decision) -> str:
@@ -92,15 +104,28 @@ def postfix_dane_tlsrpt(decision: Decision) -> str:
     policy = decision.policy
     if policy is None or not _told_whole(decision):
         return postfix_dane(decision)
-    level = _secure(policy) if decision.outcome == "enforce" else "OK may"
+    level = secure(policy, _POSTFIX_LIST) if decision.outcome == "enforce" else "OK may"
     reply = f"{level} {_attributes(decision)}"
-    return reply if len(reply) <= MAX_REPLY else postfix_dane(decision)
+    return reply if len(reply) <= POSTFIX_REPLY else postfix_dane(decision)
 
 
 def sts(decision: Decision) -> str:
     """Sendmail 8.17 and later (FEATURE(sts)): the level `secure` is all it knows."""
     policy = enforced(decision)
-    return NOT_FOUND if policy is None else _secure(policy)
+    if policy is None:
+        return NOT_FOUND
+    if size(policy.mx) <= SENDMAIL_LIST:
+        return _told(policy.mx)
+    return _told((*fitting(policy.mx, SENDMAIL_LIST - len(MORE) - 1), MORE))
+
+
+def stsmx(decision: Decision, host: str) -> str:
+    """Sendmail too, about one MX host: whether an enforced policy names it (RFC 8461 section 4.1).
+
+    For policies that `sts` cannot tell whole; docs/sendmail.md has the rules that ask.
+    """
+    policy = enforced(decision)
+    return ALLOWED if policy is not None and policy.matches(host) else NOT_FOUND
 
 
 Profile = Callable[[Decision], str]

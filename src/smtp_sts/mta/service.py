@@ -9,21 +9,24 @@ Must not: know what the bytes of a protocol mean. That is its module's part.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, cast
 
+from smtp_sts.mta.limits import ROOM, size
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.tally import Tally
 from smtp_sts.policy import NextHopError, policy_domain
-from smtp_sts.resolver.decision import Decision
+from smtp_sts.resolver.decision import Decision, enforced
 
 #: Requests of one connection that may wait for a discovery before it is not read from, for now.
 MAX_PENDING: Final = 256
 #: Law 6, whatever hangs behind a look-up (another worker, the disk), seconds.
 DEADLINE: Final = 4.9
 
+_log = logging.getLogger(__name__)
 Decide = Callable[[str], Awaitable[Decision]]
 #: A decision as a reply on the wire.
 Render = Callable[[Decision], bytes]
@@ -69,6 +72,23 @@ class Service:
         """One more answer that was not a ready one."""
         kind = f"{profile} {outcome}"
         self._tally.answers[kind] = self._tally.answers.get(kind, 0) + 1
+
+    def told(self, profile: str, decision: Decision) -> None:
+        """Count, and say in the log, where a reply names a part of the policy's patterns alone."""
+        room = ROOM.get(profile)
+        policy = enforced(decision) if room else None
+        if room is None or policy is None or (has := size(policy.mx)) <= room:
+            return
+        self.count("policy-too-long")
+        _log.info(
+            "%s: its policy names %d MX host patterns, of which %s is told a part (%d bytes of %d)",
+            decision.policy_domain,
+            len(policy.mx),
+            profile,
+            room,
+            has,
+            extra={"fields": {"event": "policy-too-long", "domain": decision.policy_domain}},
+        )
 
     def tally(self) -> Tally:
         """What was counted by now, for the caller to keep."""
@@ -226,6 +246,7 @@ class Connection(asyncio.Protocol):
             decision = await self._service.decision(domain)
             slot.reply = render(decision)
             self._service.answered(profile, decision.outcome)
+            self._service.told(profile, decision)
         finally:
             if slot.reply is None:  # law 4: a defect of ours lets mail through
                 self._service.count("internal-errors")

@@ -20,13 +20,15 @@ from typing import Final, cast
 import msgspec
 
 from smtp_sts.mta import netstring
-from smtp_sts.mta.profiles import NOT_FOUND, PROFILES, profile_name, replies
+from smtp_sts.mta.profiles import NOT_FOUND, PROFILES, profile_name, replies, stsmx
 from smtp_sts.mta.ready import Ready
 from smtp_sts.mta.service import Connection, Service
 from smtp_sts.resolver.decision import Decision, as_data
 
 #: The map that answers with the whole decision, for `smtp-sts query --server`.
 EXPLAIN: Final = "explain"
+#: The map whose keys are a domain, a slash and an MX host: whether its policy names the host.
+STSMX: Final = "stsmx"
 
 _NOT_FOUND: Final = netstring.encode(NOT_FOUND.encode())
 _log = logging.getLogger(__name__)
@@ -93,7 +95,11 @@ class Socketmap(Connection):
             return
         name, _, key = payload.partition(b" ")
         map_name = name.decode("ascii", "replace")
-        profile = EXPLAIN if map_name == EXPLAIN else profile_name(map_name)
+        profile = map_name if map_name in (EXPLAIN, STSMX) else profile_name(map_name)
+        host = ""
+        if profile == STSMX:
+            key, _, mx = key.partition(b"/")
+            host = mx.decode("ascii", "replace")
         domain = self._service.domain_of(key if name.isascii() else b"", profile)
         if domain is None:
             self._reply(_NOT_FOUND)
@@ -103,7 +109,8 @@ class Socketmap(Connection):
             if map_name == EXPLAIN:
                 data = as_data(key.decode("utf-8"), decision, replies(decision))
                 return netstring.encode(b"OK " + msgspec.json.encode(data))
-            reply = netstring.encode(PROFILES[profile](decision).encode("ascii"))
+            told = stsmx(decision, host) if profile == STSMX else PROFILES[profile](decision)
+            reply = netstring.encode(told.encode("ascii"))
             if decision.valid_until > time() and request.count(b",") == 1:
                 kind = f"{profile} {decision.outcome}"
                 self._table.add(request, reply, domain, decision.valid_until, kind)

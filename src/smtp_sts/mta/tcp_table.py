@@ -6,9 +6,9 @@
               400 SP text LF      an error: Postfix defers
 
 Blanks, controls, `%` and everything beyond ASCII are `%XX`, both ways. The reply profile is
-`postfix`, the only one that fits into a line. Promises: no answer is longer than Postfix reads;
-where a policy does not fit, mail to that domain waits (`400`), for it must not go out unverified; a
-line that is too long ends its connection and is counted.
+`postfix`, the only one that fits into a line. Promises: no answer is longer than Postfix reads; of
+a policy that does not fit, a part of the patterns is told (`limits.py`); a line that is too long
+ends its connection and is counted.
 """
 
 from __future__ import annotations
@@ -18,12 +18,10 @@ import re
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from smtp_sts.mta.profiles import NOT_FOUND, postfix
+from smtp_sts.mta.limits import TCP_TABLE_LINE, TCP_TABLE_LIST
+from smtp_sts.mta.profiles import NOT_FOUND, postfix, secure
 from smtp_sts.mta.service import Connection
 from smtp_sts.resolver.decision import Decision
-
-#: A request and an answer have no more bytes, by the manual page.
-MAX_LINE: Final = 4096
 
 _STATUS: Final = {"OK": "200", "NOTFOUND": "500"}
 #: What stands for itself in an answer.
@@ -37,7 +35,6 @@ def _line(status: str, text: str) -> bytes:
 
 
 _NOT_FOUND: Final = _line("500", "not found")
-_TOO_LONG: Final = _line("400", "the policy is too long for tcp_table: use socketmap")
 
 
 def answer(decision: Decision) -> bytes:
@@ -45,9 +42,10 @@ def answer(decision: Decision) -> bytes:
     reply = postfix(decision)
     if reply == NOT_FOUND:
         return _NOT_FOUND
+    if len(reply) > TCP_TABLE_LIST and decision.policy is not None:
+        reply = secure(decision.policy, TCP_TABLE_LIST)
     word, _, text = reply.partition(" ")
-    line = _line(_STATUS.get(word, "400"), text)
-    return line if len(line) <= MAX_LINE else _TOO_LONG
+    return _line(_STATUS.get(word, "400"), text)
 
 
 class TcpTable(Connection):
@@ -59,12 +57,12 @@ class TcpTable(Connection):
         *lines, rest = data.split(b"\n")
         for line in lines:
             self._request(line)
-        if len(rest) > MAX_LINE:
+        if len(rest) > TCP_TABLE_LINE:
             self._too_long()
         return len(data) - len(rest)
 
     def _request(self, line: bytes) -> None:
-        if len(line) > MAX_LINE:
+        if len(line) > TCP_TABLE_LINE:
             self._too_long()
         command, _, key = line.removesuffix(b"\r").partition(b" ")
         if command != b"get" or _BAD_ESCAPE.search(key):
@@ -79,5 +77,5 @@ class TcpTable(Connection):
 
     def _too_long(self) -> None:
         self._service.count("long-lines")
-        _log.debug("a line of more than %d bytes", MAX_LINE)
+        _log.debug("a line of more than %d bytes", TCP_TABLE_LINE)
         raise ValueError("line too long")

@@ -81,9 +81,9 @@ GAUGES: Final[dict[str, tuple[str, str]]] = {
 EVENTS: Final = (
     "accept-errors", "answer-deadline", "bad-http", "bad-lines", "bad-netstrings",
     "discovery-timeout", "internal-errors", "keys-without-policy", "long-lines", "no-record",
-    "overloaded", "refused-requests", "slow-clients", "store-dropped", "store-invalid",
-    "sts-policy-fetch-error", "sts-policy-invalid", "sts-record-invalid", "sts-webpki-invalid",
-    "unfinished-requests",
+    "overloaded", "policy-too-long", "refused-requests", "slow-clients", "store-dropped",
+    "store-invalid", "sts-policy-fetch-error", "sts-policy-invalid", "sts-record-invalid",
+    "sts-webpki-invalid", "unfinished-requests",
 )  # fmt: skip
 
 

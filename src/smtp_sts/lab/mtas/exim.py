@@ -14,21 +14,23 @@ SUITES: Final = {"4.96": "bookworm", "4.98": "trixie"}
 PAGE: Final = "exim.md"
 #: The configuration without smtp-sts and without DANE.
 NAKED: Final = "/etc/exim4/naked.conf"
-_CONFIGURATION: Final = """\
-dc_eximconfig_configtype='internet'
-dc_other_hostnames='alice.example'
-dc_local_interfaces='127.0.0.1'
-dc_readhost=''
-dc_relay_domains=''
-dc_minimaldns='false'
-dc_relay_nets=''
-dc_smarthost=''
-CFILEMODE='644'
-dc_use_split_config='true'
-dc_hide_mailname=''
-dc_mailname_in_oh='true'
-dc_localdelivery='mail_spool'
-"""
+#: What debconf would ask, and Debian's tool reads.
+_SETTINGS: Final = {
+    "dc_eximconfig_configtype": "internet",
+    "dc_other_hostnames": NAME,
+    "dc_local_interfaces": "127.0.0.1",
+    "dc_readhost": "",
+    "dc_relay_domains": "",
+    "dc_minimaldns": "false",
+    "dc_relay_nets": "",
+    "dc_smarthost": "",
+    "CFILEMODE": "644",
+    "dc_use_split_config": "true",
+    "dc_hide_mailname": "",
+    "dc_mailname_in_oh": "true",
+    "dc_localdelivery": "mail_spool",
+}
+_PARTS: Final = "etc/exim4/conf.d"
 
 
 @dataclass(frozen=True)
@@ -54,25 +56,31 @@ class Exim(Root):
         super().__init__(root, *inside)
         self.version = version
 
-    def configure(self, *, naked: bool = False) -> None:
-        """Write its configuration; with `naked` also one that knows neither policies nor DANE."""
+    def configure(self, *, naked: bool = False, **settings: str) -> None:
+        """Write its configuration, Debian's `settings` changed by those given; with `naked` also
+        one that knows neither policies nor DANE."""
         etc = self.root / "etc"
         (etc / "mailname").write_text(f"{NAME}\n")
-        (etc / "exim4/update-exim4.conf.conf").write_text(_CONFIGURATION)
+        settings = {**_SETTINGS, **settings}
+        lines = "".join(f"{name}='{value}'\n" for name, value in settings.items())
+        (etc / "exim4/update-exim4.conf.conf").write_text(lines)
         if naked:
-            self.in_root("update-exim4.conf", "-o", NAKED)
-            path = self.root / NAKED.lstrip("/")
-            head, driver, rest = path.read_text().partition("\nremote_smtp:\n")
-            before, own, after = rest.partition("  driver = smtp\n")
-            text = head + driver + before + own + "  hosts_try_dane =\n" + after
-            path.write_text(text)
-            (etc / "exim4/trusted_configs").write_text(f"{NAKED}\n")
-        parts = "etc/exim4/conf.d"
-        (self.root / parts / "router/190_smtp-sts").write_text(block(PAGE, "smtp_sts:\n"))
-        self.in_root("sh", "-ec", f"cd /{parts}/transport; {block(PAGE, 'sed ')}")
-        with (self.root / parts / "transport/32_smtp-sts").open("a") as transport:
+            self._configure_naked()
+        (self.root / _PARTS / "router/190_smtp-sts").write_text(block(PAGE, ".ifdef DCconfig_"))
+        self.in_root("sh", "-ec", f"cd /{_PARTS}/transport; {block(PAGE, 'sed -e ')}")
+        with (self.root / _PARTS / "transport/32_smtp-sts").open("a") as transport:
             transport.write(block(PAGE, "  hosts_require_tls = *\n"))
+        if settings["dc_use_split_config"] != "true":
+            self.in_root("sh", "-ec", f"cd /etc/exim4; {block(PAGE, 'sed -i ')}")
         self.in_root("update-exim4.conf")
+
+    def _configure_naked(self) -> None:
+        self.in_root("update-exim4.conf", "-o", NAKED)
+        path = self.root / NAKED.lstrip("/")
+        head, driver, rest = path.read_text().partition("\nremote_smtp:\n")
+        before, own, after = rest.partition("  driver = smtp\n")
+        path.write_text(head + driver + before + own + "  hosts_try_dane =\n" + after)
+        (self.root / "etc/exim4/trusted_configs").write_text(f"{NAKED}\n")
 
     def submit(self, *recipients: str, naked: bool = False) -> None:
         """Give it a message, and have it try at once."""
