@@ -323,7 +323,7 @@ def test_law_1_an_unproven_policy_that_was_met_is_not_replaced_unproven(tmp_path
             )
             assert body != other.body
             later = s.clock.now
-            s.resolver.learn(msgspec.structs.replace(other, body=body, fetched_at=later))
+            await s.resolver.learn(msgspec.structs.replace(other, body=body, fetched_at=later))
             after = await s.decide()
             assert (after.outcome, after.policy) == ("enforce", before.policy)
 
@@ -548,9 +548,11 @@ def test_a_fleet_learns_what_another_daemon_has_met_and_no_less(tmp_path: Path) 
             await s.settled()
             met = await s.keeper.get(TXT)
             assert unproven and met
-            s.resolver.learn(unproven)  # law 1
+            await s.resolver.learn(unproven)  # law 1
             assert (await s.decide()).outcome == "enforce"
-            s.resolver.learn(Stored(TXT, "x", "garbage", s.clock.now + 1, s.clock.now + 9, 0, 0))
+            await s.resolver.learn(
+                Stored(TXT, "x", "garbage", s.clock.now + 1, s.clock.now + 9, 0, 0)
+            )
             assert (await s.decide()).outcome == "enforce"
 
     asyncio.run(run())
@@ -646,7 +648,7 @@ def test_law_1_in_a_fleet_the_proven_policy_goes_before_a_later_unproven_one(
             await s.keeper.put(forged)
             await s.restart()
             assert (await s.decide()).outcome == "enforce"
-            other.resolver.learn(proven)
+            await other.resolver.learn(proven)
             decision = await other.decide()
             assert (decision.outcome, decision.policy and decision.policy.mx) == ("enforce", (MX,))
 

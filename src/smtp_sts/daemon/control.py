@@ -53,7 +53,7 @@ STALL_SECONDS: Final = 600.0
 REFRESH_SECONDS: Final = 150.0
 REFRESH_PARALLEL: Final = 10
 #: Policies that are read and sent in one piece.
-PAGE: Final = 200
+PAGE: Final = 50
 
 _log = logging.getLogger(__name__)
 
@@ -205,6 +205,7 @@ class Control:
             upkeep = await self._peers.upkeep([stored.domain for stored in found])
             for stored in found:
                 await send(Entry(stored, upkeep.get(stored.domain)))
+                await asyncio.sleep(0)  # a client that reads fast is no reason for others to wait
             if not behind:
                 return
 

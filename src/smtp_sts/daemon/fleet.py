@@ -19,8 +19,8 @@ POLL_SECONDS: Final = 2.0
 #: Each look reaches back so much further (seconds) than the one before: what was being written then
 #: had its time already, and could not be seen. Longer than a transaction may last.
 MARGIN_SECONDS: Final = 30.0
-#: Policies that are read at once.
-BATCH: Final = 500
+#: Policies that are read at once, of up to 128 KiB each, and handed on before others have a turn.
+BATCH: Final = 50
 
 
 async def watch(keeper: Keeper, learn: Callable[[Stored], Awaitable[None]]) -> None:
@@ -40,5 +40,6 @@ async def watch(keeper: Keeper, learn: Callable[[Stored], Awaitable[None]]) -> N
                 break
             for stored in found.values():
                 await learn(stored)
+                await asyncio.sleep(0)
         else:
             seen, since = marks, now

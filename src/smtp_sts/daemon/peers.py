@@ -249,7 +249,7 @@ class Peers(Owners):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STORE_SECONDS):
                     for stored in await self._resolver.kept(domain):
-                        self._resolver.learn(stored)
+                        await self._resolver.learn(stored)
         return await self._resolver.decide(domain)
 
     async def _asked(self, owner: int, domain: str) -> Decision | None:
@@ -361,7 +361,7 @@ class Peers(Owners):
                 return
             except OSError as error:
                 _log.debug("worker %d cannot be reached: %s", owner, error)
-        self._resolver.learn(stored)
+        await self._resolver.learn(stored)
 
     def changed(self, domain: str) -> None:
         """Our resolver has a new decision for a domain: ready replies to it are void everywhere,
@@ -407,7 +407,7 @@ class Peers(Owners):
             self._forget(call.domain)
         elif call.what == "learn":
             if call.stored is not None:
-                self._resolver.learn(call.stored)
+                await self._resolver.learn(call.stored)
         elif call.what == "failed":
             self._resolver.failed(call.domain)
         elif call.what == "refresh":

@@ -37,6 +37,13 @@ _FIELDS: Final = ("v", "to", "mx", "a", "c", "e", "rua")
 _MODES: Final[dict[str, Literal["enforce", "testing"]]] = {"true": "enforce", "false": "testing"}
 _CONSTRAINTS: Final[dict[str, Constraint]] = {"webpki": "webpki", "tlsa": "tlsa"}
 _NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
+#: Where a list of patterns goes on with something that is none.
+_FAULTY_MX: Final = re.compile(
+    rf"(?:\A|,)(?![ \t]*(?:[*_]\.)?{pattern.NAME_IN_LIST}[ \t]*(?:,|\Z))", re.ASCII
+)
+_NO_BLANKS: Final = {ord(" "): None, ord("\t"): None}
+#: A field name longer than this has no near neighbour.
+_LONG_NAME: Final = 32
 _PRINTABLE: Final = re.compile(rb"[\t\x20-\x7e]*")
 
 
@@ -187,7 +194,7 @@ def _split(text: str) -> dict[str, tuple[str, int]]:
                 "record-field", f"{shown(field)} is no field: write name=value", column=column
             )
         if key not in _FIELDS:  # the grammar is closed: what we do not know may be a demand
-            near = difflib.get_close_matches(key, _FIELDS, 1, 0.5)
+            near = difflib.get_close_matches(key[:_LONG_NAME], _FIELDS, 1, 0.5)
             hint = f"; {near[0]} is meant?" if near else f"; there are {', '.join(_FIELDS)}"
             raise RecordError(
                 "record-unknown-field", f"there is no field {shown(name)}{hint}", column=column
@@ -211,16 +218,19 @@ def _required(
 
 
 def _mx(value: str, column: int) -> tuple[str, ...]:
-    patterns: dict[str, None] = {}
-    for piece in value.split(","):
-        name = piece.strip(" \t")
-        # The draft's plain text shows "_.example.com", where its source has "*.example.com".
-        text = f"*{name[1:]}" if name.startswith("_.") else name
+    if fault := _FAULTY_MX.search(value):
+        name = value[fault.end() :].partition(",")[0].strip(" \t")
         try:
-            patterns[pattern.check_pattern(text)] = None
+            pattern.check_pattern(_starred(name))
         except ValueError as error:
             raise RecordError("record-mx", f"mx {shown(name)} {error}", column=column) from None
-    return tuple(patterns)
+    names = value.translate(_NO_BLANKS).lower()
+    # The draft's plain text shows "_.example.com", where its source has "*.example.com".
+    return tuple(dict.fromkeys(f",{names}".replace(",_.", ",*.")[1:].split(",")))
+
+
+def _starred(name: str) -> str:
+    return f"*{name[1:]}" if name.startswith("_.") else name
 
 
 def _lifetime(value: str, column: int) -> int:

@@ -18,6 +18,8 @@ from smtp_sts.policy.errors import shown
 
 #: Addresses that are taken from one record; those beyond are left out and said to be.
 MAX_ADDRESSES: Final = 10
+#: And so many are looked at, whatever is wrong with them.
+MAX_PIECES: Final = 100
 _MAX_URI: Final = 2048
 #: Section 3.1: "the numeric portion MUST fit within an unsigned 64-bit integer".
 _MAX_NUMBER: Final = 2**64 - 1
@@ -49,7 +51,10 @@ def read_rua(value: str) -> tuple[tuple[ReportUri, ...], tuple[str, ...]]:
     """The addresses of a `rua` field, each once, and sentences on what was left out of it."""
     found: dict[str, ReportUri] = {}
     skipped: list[str] = []
-    for piece in value.split(","):
+    pieces = value.split(",", MAX_PIECES)
+    if len(pieces) > MAX_PIECES:
+        skipped.append(f"rua {shown(pieces.pop())} is beyond the first {MAX_PIECES}")
+    for piece in pieces:
         text = piece.strip(" \t")
         if not text:
             continue

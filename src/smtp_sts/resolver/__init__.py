@@ -255,12 +255,24 @@ class Resolver:
         if state is not None and state.task is not None:
             state.task.cancel()
 
-    def learn(self, stored: Stored) -> None:
+    async def learn(self, stored: Stored) -> None:
         """The store holds this policy now: another worker or daemon may have fetched it."""
-        state = self._states.get(stored.domain)
+        domain, purges = stored.domain, self._purges
+        state = self._states.get(domain)
+        if state is not None:
+            if not self._goes_before(stored, state):
+                return
+            policy = await self._parsed(stored)
+            if purges != self._purges:  # perhaps what we were told is
+                state = self._states.get(domain)
+                if state is not None and state.stored is None:
+                    state.unread = True
+                return
+            state = self._states.get(domain)
+            if state is not None and not self._take_over(stored, policy, state):
+                return
         # Of a domain that was forgotten there may be replies that were made ready.
-        if state is None or self._take_over(stored, state):
-            self.on_change(stored.domain)
+        self.on_change(domain)
 
     async def holds(self, domain: str) -> bool:
         """Whether the store holds a policy in force: then its owner answers without the network."""
@@ -354,22 +366,21 @@ class Resolver:
             _log.error("%s: the policy in the store is not valid: %s", stored.domain, error)
             return None
 
-    def _take_over(self, stored: Stored, state: _State) -> bool:
-        """Use a policy that another worker or daemon has fetched, if it may be."""
+    def _goes_before(self, stored: Stored, state: _State) -> bool:
+        """Whether a policy that another worker or daemon has fetched may be used."""
         now = self._clock()
         live = _live(state, now)
         # Law 1: only what was fetched later replaces an unexpired policy; that it was cannot be
         # told from a time that has not come. Law 2: its life has begun with that fetch.
         if live is not None and stored.fetched_at <= live.fetched_at:
             return False
-        if stored.expires_at <= now or stored.fetched_at > now + FUTURE_SECONDS:
+        return now < stored.expires_at and stored.fetched_at <= now + FUTURE_SECONDS
+
+    def _take_over(self, stored: Stored, policy: Policy | None, state: _State) -> bool:
+        """Use a policy that another worker or daemon has fetched, if it may be."""
+        if policy is None or not self._goes_before(stored, state):
             return False
-        try:
-            policy = Policy.parse(stored.body.encode(), limit=MAX_RENDERED)
-        except PolicyError as error:
-            self._count("store-invalid")
-            _log.error("%s: the policy in the store is not valid: %s", stored.domain, error)
-            return False
+        now = self._clock()
         state.stored, state.policy = _slim(stored, stored.domain), policy
         state.reason, state.detail = "policy-found", ""
         state.steps = (
@@ -387,8 +398,10 @@ class Resolver:
         before = live.fetched_at if live is not None else 0.0
         patience = CLAIM_PATIENCE if live is None else REFRESH_PATIENCE
         kept = await self._keeper.claim(domain, patience)
-        if kept is not None and self._take_over(kept, state):
-            self.on_change(domain)
+        if kept is not None and self._goes_before(kept, state):
+            policy = await self._parsed(kept)
+            if self._take_over(kept, policy, state):
+                self.on_change(domain)
         live = _live(state, self._clock())
         if live is None or live.fetched_at <= before:
             return True

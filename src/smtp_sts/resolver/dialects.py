@@ -99,12 +99,12 @@ class DialectResolver(Resolver):
         lasting = await super().purge(domain, before)
         return await self.draft.purge(domain, before) and lasting
 
-    def learn(self, stored: Stored) -> None:
+    async def learn(self, stored: Stored) -> None:
         """As `Resolver.learn`, of either dialect."""
         if stored.domain.startswith(PREFIX):
-            self.draft.learn(stored)
+            await self.draft.learn(stored)
         else:
-            super().learn(stored)
+            await super().learn(stored)
 
     async def kept(self, domain: str) -> list[Stored]:
         """As `Resolver.kept`, of both dialects."""

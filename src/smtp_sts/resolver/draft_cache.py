@@ -30,6 +30,7 @@ from typing import Any, Final
 import msgspec
 
 from smtp_sts.config import PolicySection
+from smtp_sts.net.aside import aside
 from smtp_sts.net.places import Places
 from smtp_sts.policy import (
     DraftRecord,
@@ -72,6 +73,8 @@ BACKOFF_DOUBLINGS: Final = 4
 NO_LIFETIME: Final = (60.0, 3600.0)
 #: The used time of a policy is written when it is older than this (seconds).
 TOUCH_SECONDS: Final = 6 * 3600.0
+#: Characters of a record that a line of the log has room for.
+LOGGED: Final = 1000
 #: An answer waits no longer than this for its policy to be safe on disk (seconds).
 SAVE_TIMEOUT: Final = 1.0
 
@@ -157,6 +160,7 @@ class DraftCache:
         self._clock = clock
         self._states: OrderedDict[str, _State] = OrderedDict()
         self._weight = 0
+        self._purges = 0
         self.running: set[asyncio.Task[None]] = set()
         #: by organisational domain: looks at the DNS, and the rest, which is slower and must not
         #: keep them out; and of either what holds a place
@@ -257,20 +261,30 @@ class DraftCache:
 
     async def purge(self, domain: str, before: float) -> bool:
         """Forget what was learnt of a domain at a time or before; False where the store refuses."""
+        self._purges += 1
         self._drop(domain)
         lasting = await self._keeper.purge(draft_record_name(domain), before)
+        self._purges += 1
         self._drop(domain)  # what a query has read meanwhile
         return lasting
 
-    def learn(self, stored: Stored) -> None:
+    async def learn(self, stored: Stored) -> None:
         """The store holds this policy now: another daemon may have fetched, proven or met it."""
         domain = stored.domain.removeprefix(PREFIX)
+        if domain not in self._states:
+            self._on_change(domain)
+            return
+        purges = self._purges
+        held = await aside(len(stored.body), lambda: read_stored(stored, domain))
         state = self._states.get(domain)
         if state is None:
             self._on_change(domain)
             return
+        if purges != self._purges:  # perhaps what we were told is
+            state.unread = state.unread or state.held is None
+            return
         now = self._clock()
-        held, live = read_stored(stored, domain), _live(state, now)
+        live = _live(state, now)
         if held is None or held.expires_at <= now or held.fetched_at > now + FUTURE_SECONDS:
             return
         if live is not None and not _later(held, live):
@@ -363,6 +377,12 @@ class DraftCache:
             stored, unread = await self._keeper.get(draft_record_name(domain)), False
         except StoreError:
             stored, unread = None, True
+        held, purges = None, self._purges
+        if stored is not None:
+            body = stored
+            held = await aside(len(body.body), lambda: read_stored(body, domain))
+        if purges != self._purges:  # perhaps what has just been read
+            return await self._read(domain)
         state = self._states.get(domain)
         if state is None:
             state = self._states[domain] = _State()
@@ -370,7 +390,6 @@ class DraftCache:
             return state
         state.unread = unread
         if stored is not None:
-            held = read_stored(stored, domain)
             if held is None:  # somebody else wrote into our file
                 self._count("store-invalid")
                 _log.error("%s: the draft policy in the store is not valid", domain)
@@ -664,7 +683,7 @@ class DraftCache:
             return
         state.told = (what, held.record.text)
         _log.info(
-            "%s: %s of the first draft: %s", domain, what, held.record.render(),
+            "%s: %s of the first draft: %s", domain, what, _brief(held.record.render()),
             extra={"fields": {
                 "event": "decision", "domain": domain, "dialect": "draft00",
                 "outcome": held.record.mode if held.applied else "testing",
@@ -728,6 +747,10 @@ def decided(
             held.applied,
         ),
     )
+
+
+def _brief(text: str) -> str:
+    return text if len(text) <= LOGGED else f"{text[:LOGGED]}..."
 
 
 def _steps(state: _State) -> tuple[Step, ...]:

@@ -12,6 +12,7 @@ from typing import Final
 
 import msgspec
 
+from smtp_sts.net.aside import aside
 from smtp_sts.net.dnswire import TXT
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.net.https import fetch_text
@@ -69,8 +70,9 @@ async def find(domain: str, reach: Reach) -> Seen:
         answer = await reach.dns.query(name, TXT, validated=True)
     except NetFailure as failure:
         return _none("dns-error", f"{failure.slug}: {failure.sentence}")
+    records = [r for r in answer.records if isinstance(r, bytes)]
     try:
-        record = find_draft_record((r for r in answer.records if isinstance(r, bytes)), domain)
+        record = await aside(sum(map(len, records)), lambda: find_draft_record(records, domain))
     except RecordError as error:
         return _none("sts-record-invalid", f"{error.slug}: TXT at {name}: {error}")
     if record is None:
