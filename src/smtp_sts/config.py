@@ -519,7 +519,8 @@ negative_ttl = 1800.0
 error_ttl = 60.0
 # Ready replies kept in memory, by each worker; 64 MiB of them at most.
 ready_replies = 50000
-# Discoveries under way at once, by each worker; those beyond wait in line.
+# Discoveries under way at once, by each worker, and as many looks for DANE; those beyond wait in
+# line. The names of one organisational domain get a tenth, so that no stranger gets all.
 max_lookups = 500
 # Policies that nobody asked for so many days are deleted.
 unused_days = 180.0

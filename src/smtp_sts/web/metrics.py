@@ -80,10 +80,10 @@ GAUGES: Final[dict[str, tuple[str, str]]] = {
 #: Slugs that have no metric of their own, listed so that each is there before it happens.
 EVENTS: Final = (
     "accept-errors", "answer-deadline", "bad-http", "bad-lines", "bad-netstrings",
-    "discovery-timeout", "internal-errors", "keys-without-policy", "long-lines", "no-record",
-    "overloaded", "policy-too-long", "refused-requests", "slow-clients", "store-dropped",
-    "store-invalid", "sts-policy-fetch-error", "sts-policy-invalid", "sts-record-invalid",
-    "sts-webpki-invalid", "unfinished-requests",
+    "dane-timeout", "discovery-timeout", "internal-errors", "keys-without-policy", "long-lines",
+    "no-record", "overloaded", "policy-too-long", "refused-requests", "slow-clients",
+    "store-dropped", "store-invalid", "sts-policy-fetch-error", "sts-policy-invalid",
+    "sts-record-invalid", "sts-webpki-invalid", "unfinished-requests",
 )  # fmt: skip
 
 
