@@ -332,3 +332,26 @@ def test_law_1_a_store_that_is_deleted_or_replaced_underneath_gets_its_policies_
                 assert (decision.outcome, decision.source) == ("enforce", "cache"), name
 
     asyncio.run(play())
+
+
+@pytest.mark.parametrize("dialects", [(), ("rfc8461", "draft00")])
+def test_law_1_what_is_kept_can_be_told_without_the_network(
+    tmp_path: Path, dialects: tuple[str, ...]
+) -> None:
+    async def play() -> None:
+        async with scene(tmp_path, dialects=dialects) as s:
+            assert s.resolver.known("bob.example") is None
+            assert await s.resolver.recall("bob.example") is None
+            await s.world.publish("bob.example", max_age=1000)
+            kept = await s.decide() if not await s.resolver.recall("bob.example") else None
+            assert kept is not None
+            await s.restart()
+            s.world.names.spoil("bob.example", "servfail")
+            assert s.resolver.known("bob.example") is None  # not in memory
+            for told in (await s.resolver.recall("bob.example"), s.resolver.known("bob.example")):
+                assert told is not None
+                assert (told.outcome, told.policy) == ("enforce", kept.policy)
+            s.clock.now += 1001
+            assert await s.resolver.recall("bob.example") is None  # law 2
+
+    asyncio.run(play())

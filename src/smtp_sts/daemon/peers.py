@@ -27,6 +27,7 @@ import msgspec
 from smtp_sts.policy import draft_record_name
 from smtp_sts.resolver import Decision, Resolver
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
+from smtp_sts.resolver.waiting import wait_for_work
 from smtp_sts.store import Stored
 
 #: What needs no network is waited for no longer, seconds.
@@ -252,13 +253,21 @@ class Peers(Owners):
                         await self._resolver.learn(stored)
         return await self._resolver.decide(domain)
 
+    async def recall(self, domain: str) -> Decision | None:
+        """What memory and store know of a policy domain, without its owner and the network; None
+        where that is nothing."""
+        if self.owner(domain) != self._index:
+            for stored in await self._resolver.kept(domain):
+                await self._resolver.learn(stored)
+        return await self._resolver.recall(domain)
+
     async def _asked(self, owner: int, domain: str) -> Decision | None:
         """The owner's decision; None where it hangs. Raises OSError."""
         call = asyncio.ensure_future(self._call(owner, "decide", domain))
         now = asyncio.get_running_loop().time()
         known = now < self._hung.get(owner, 0.0)
         try:
-            await asyncio.wait([call], timeout=0.1 if known else HUNG_SECONDS)
+            await wait_for_work([call], 0.1 if known else HUNG_SECONDS)
             # Law 1: with a policy in force the owner answers at once, or something is wrong with
             # it: that must not let mail out as if there was none.
             if not call.done() and await self._resolver.holds(domain) and not call.done():

@@ -94,7 +94,7 @@ async def run(
     peers = Peers(index, peer_listeners, resolver, table.forget, elders, counts)
     resolver.on_change = peers.changed
     await peers.start()
-    service = Service(peers.decide, table, counts)
+    service = Service(peers.decide, table, counts, known=resolver.known, recall=peers.recall)
     control = Control(peers, keeper, service.count)
     figures = Figures(service, resolver, keeper, board, slot, len(peer_listeners))
     #: protocol -> what speaks it, one object a connection

@@ -1,6 +1,7 @@
 """What every protocol of this room does alike: keys in, decisions out, connections that end well.
 
-Promises: an answer comes within `DEADLINE` (law 6) and fails open (law 4); replies go out in the
+Promises: an answer comes within `DEADLINE` (law 6), and only where nothing is known of a domain it
+fails open (law 4): a policy that is kept is never answered otherwise (law 1); replies go out in the
 order of the requests; a client that sends without reading is not read from, and an unfinished
 request is bounded (law 7); what was asked before a drain is still answered.
 Must not: know what the bytes of a protocol mean. That is its module's part.
@@ -20,14 +21,20 @@ from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.tally import Tally
 from smtp_sts.policy import NextHopError, policy_domain
 from smtp_sts.resolver.decision import Decision, enforced
+from smtp_sts.resolver.waiting import GRACE, wait_for_work
 
 #: Requests of one connection that may wait for a discovery before it is not read from, for now.
 MAX_PENDING: Final = 256
 #: Law 6, whatever hangs behind a look-up (another worker, the disk), seconds.
 DEADLINE: Final = 4.9
+#: So long before that it is looked for what is known without the look-up, seconds.
+RECALL_SECONDS: Final = 0.7
 
 _log = logging.getLogger(__name__)
 Decide = Callable[[str], Awaitable[Decision]]
+#: What memory knows of a domain, and what the store does; None where it is nothing.
+Known = Callable[[str], Decision | None]
+Recall = Callable[[str], Awaitable[Decision | None]]
 #: A decision as a reply on the wire.
 Render = Callable[[Decision], bytes]
 
@@ -42,8 +49,8 @@ class Drainable(Protocol):
 class Service:
     """What the connections of one process share."""
 
-    __slots__ = ("_tally", "connections", "counts", "deadline", "decide", "idle", "table",
-                 "tasks")  # fmt: skip
+    __slots__ = ("_known", "_recall", "_tally", "connections", "counts", "deadline", "decide",
+                 "idle", "table", "tasks")  # fmt: skip
 
     def __init__(
         self,
@@ -52,8 +59,13 @@ class Service:
         counts: dict[str, int],
         *,
         deadline: float = DEADLINE,
+        known: Known = lambda _domain: None,
+        recall: Recall | None = None,
     ) -> None:
+        """`known` and `recall` are asked where `decide` is not in time."""
         self.decide = decide
+        self._known = known
+        self._recall = recall
         self.deadline = deadline
         self.table = table
         self.counts = counts
@@ -122,19 +134,41 @@ class Service:
             return None
 
     async def decision(self, domain: str) -> Decision:
-        """The decision for a policy domain, in time: "no policy" where it would not be (law 4)."""
+        """The decision for a policy domain, in time: where it would not be, what is known of it;
+        "no policy" where that is nothing (law 4)."""
         begun = time.monotonic()
+        work = asyncio.ensure_future(self.decide(domain))
         try:
-            async with asyncio.timeout(self.deadline):
-                decision = await self.decide(domain)
-        except TimeoutError:
-            self.count("answer-deadline")
-            decision = Decision(domain, "no-policy", "discovery-timeout")
+            await wait_for_work([work], self.deadline - RECALL_SECONDS)
+            decision = work.result() if work.done() else await self._late(domain, work, begun)
+        finally:
+            work.cancel()
         source = "policies" if decision.source == "cache" else "network"
         self._tally.sources[source] = self._tally.sources.get(source, 0) + 1
         if source == "network":
             self._tally.wait(time.monotonic() - begun)
         return decision
+
+    async def _late(self, domain: str, work: asyncio.Future[Decision], begun: float) -> Decision:
+        """What has finished by the deadline, else what memory knows, else what the store does."""
+        recalled = asyncio.ensure_future(self._recalled(domain))
+        try:
+            left = begun + self.deadline - time.monotonic()
+            # The store and the look-up are waited for side by side, and after a stall still so
+            # long as it takes to see what has finished: an answer in time that is wrong is none.
+            await wait_for_work([work], left if left > 0 else GRACE)
+            if work.done():
+                return work.result()
+            self.count("answer-deadline")
+            found = self._known(domain)
+            if found is None and recalled.done():
+                found = recalled.result()
+            return found or Decision(domain, "no-policy", "discovery-timeout")
+        finally:
+            recalled.cancel()
+
+    async def _recalled(self, domain: str) -> Decision | None:
+        return None if self._recall is None else await self._recall(domain)
 
 
 class Connection(asyncio.Protocol):

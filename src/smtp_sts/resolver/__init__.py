@@ -37,8 +37,9 @@ from smtp_sts.resolver.decision import Decision, Source, Step
 from smtp_sts.resolver.discovery import Found, Reach, discover
 from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.resolver.overrides import Rules
-from smtp_sts.resolver.precedence import Known
+from smtp_sts.resolver.precedence import Known, weigh
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
+from smtp_sts.resolver.waiting import wait_for_work
 from smtp_sts.store import FUTURE_SECONDS, Stored, StoreError
 
 #: Domains whose state is kept in memory; the least recently asked for go first.
@@ -158,6 +159,36 @@ class Resolver:
         if rule:
             decision = overrides.adapt(rule, decision)
         return await self.looks.weighed(decision, state, began) if dane else decision
+
+    def known(self, domain: str) -> Decision | None:
+        """What an unexpired policy in memory asks for, without any wait; None where none is."""
+        rule = overrides.find(self._rules, domain)
+        decision = self._in_force(domain)
+        if decision is None:
+            return None
+        if rule:
+            decision = overrides.fixed(rule, domain, self._clock()) or overrides.adapt(
+                rule, decision
+            )
+        state, now = self._states.get(domain), self._clock()
+        if state is None or not self.dane or (rule and rule.never_dane):
+            return decision
+        fresh = state.dane if state.dane is not None and now < state.dane.until else None
+        return weigh(decision, fresh, now + 1.0)
+
+    def _in_force(self, domain: str) -> Decision | None:
+        state, now = self._states.get(domain), self._clock()
+        live = _live(state, now) if state is not None else None
+        if state is None or live is None:
+            return None
+        return self._cached(domain, state, live, now)
+
+    async def recall(self, domain: str) -> Decision | None:
+        """As `known`, of the store too."""
+        state = self._states.get(domain)
+        if state is None or state.unread:
+            await self._read(domain)
+        return self.known(domain)
 
     async def _decide(self, domain: str, state: _State) -> Decision:
         """What STS says."""
@@ -497,7 +528,7 @@ class Resolver:
         # The time counts from the start of the discovery: who asks later does not wait longer.
         left = state.started + self.settings.answer_timeout - asyncio.get_running_loop().time()
         if left > 0:
-            await asyncio.wait([task], timeout=left)
+            await wait_for_work([task], left)
         if not task.done():
             if not isinstance(state.told, tuple):  # once, not with each query
                 self._tell_none(domain, state, "discovery-timeout", "it goes on")

@@ -30,6 +30,7 @@ from smtp_sts.resolver.precedence import (
     standing,
     weigh,
 )  # fmt: skip
+from smtp_sts.resolver.waiting import wait_for_work
 
 #: Looks that may be under way at all, as a multiple of those that hold a place.
 SLOW_FACTOR: Final = 4
@@ -108,7 +109,7 @@ class DaneLooks:
             had = state.dane is not None and state.dane.verdict == "dane"
             patience = DANE_PATIENCE if protected or had else self._settings.answer_timeout
             left = began + patience - asyncio.get_running_loop().time()
-            await asyncio.wait([looking.task], timeout=max(left, 0.0))
+            await wait_for_work([looking.task], left)
             now = self._clock()
             dane = standing(state.dane, now)
             if not looking.task.done() and not had and looking.look is not None:

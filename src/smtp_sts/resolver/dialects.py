@@ -76,6 +76,15 @@ class DialectResolver(Resolver):
             if asked is not None:
                 asked.cancel()  # the look goes on
 
+    def _in_force(self, domain: str) -> Decision | None:
+        found = super()._in_force(domain) if self._rfc8461 else None
+        return found or self.draft.in_force(domain)
+
+    async def recall(self, domain: str) -> Decision | None:
+        """As `Resolver.recall`, of both dialects."""
+        await self.draft.read(domain)
+        return await super().recall(domain)
+
     async def refresh(self, domain: str) -> None:
         """As `Resolver.refresh`, by the key of either dialect."""
         if domain.startswith(PREFIX):

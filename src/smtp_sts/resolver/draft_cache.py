@@ -45,6 +45,7 @@ from smtp_sts.resolver.draft_check import Checked, check
 from smtp_sts.resolver.draft_discovery import Proof, Seen, find, prove
 from smtp_sts.resolver.keeper import Keeper
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
+from smtp_sts.resolver.waiting import wait_for_work
 from smtp_sts.store import FUTURE_SECONDS, Stored, StoreError
 from smtp_sts.store.replacing import SAME_FETCH
 
@@ -199,6 +200,18 @@ class DraftCache:
             return self._without(domain, state, "cache")
         return None
 
+    def in_force(self, domain: str) -> Decision | None:
+        """What an unexpired policy in memory asks for, without any wait; None where none is."""
+        state, now = self._states.get(domain), self._clock()
+        held = _live(state, now) if state is not None else None
+        if state is None or held is None:
+            return None
+        return self._applies(domain, state, held, now, "cache")
+
+    async def read(self, domain: str) -> None:
+        """Have in memory what the store has of a domain."""
+        await self._state(domain)
+
     async def decide(self, domain: str, *, again: bool = True) -> Decision:
         """What applies to a policy domain now. Never raises for its input.
 
@@ -215,7 +228,7 @@ class DraftCache:
         assert task is not None
         left = state.started + self._settings.answer_timeout - asyncio.get_running_loop().time()
         if left > 0:
-            await asyncio.wait([task], timeout=left)
+            await wait_for_work([task], left)
         if not task.done() or task.cancelled():
             self._count("draft-timeout")
             return Decision(domain, "no-policy", "discovery-timeout")  # law 4: fail open
