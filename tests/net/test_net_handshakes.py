@@ -94,15 +94,20 @@ def test_who_cost_much_waits_for_who_cost_little(run: Run) -> None:
         pool = handshakes()
         await done(pool, ("eve", "eve.example"), partial(costly, 20))
         await done(pool, ("bob", "bob.example"), partial(costly, 1))
-        gate = threading.Event()
+        first, others = threading.Event(), threading.Event()
         async with asyncio.TaskGroup() as group:
             for n in range(module.THREADS):
-                group.create_task(done(pool, (f"x{n}", f"x{n}"), gate.wait))
+                wait = first.wait if n == 0 else others.wait
+                group.create_task(done(pool, (f"x{n}", f"x{n}"), wait))
+            await asyncio.sleep(0)
+            waiting = []
             for who in ("eve", "bob", "new"):
                 work = partial(order.append, who)
-                group.create_task(done(pool, (who, f"{who}.example"), work))
-            await asyncio.sleep(0.01)
-            gate.set()
+                waiting.append(group.create_task(done(pool, (who, f"{who}.example"), work)))
+            await asyncio.sleep(0)
+            first.set()  # one thread alone, so that there is an order
+            await asyncio.wait(waiting)
+            others.set()
 
     run(scene())
     assert order == ["new", "bob", "eve"]

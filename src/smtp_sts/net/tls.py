@@ -68,7 +68,9 @@ class Tls(asyncio.Protocol, asyncio.Transport):
         asyncio.Transport.__init__(self)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
+        # In bytes, since Python holds a str to IDNA 2003 anew each time.
+        name = host.encode("ascii")
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=name)
         self._inner = inner
         self._transport: asyncio.Transport | None = None
         self._stranger = stranger(host, address)
