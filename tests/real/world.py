@@ -37,6 +37,8 @@ _VARIANTS: Final[dict[str, Variant]] = {
 #: Digests that are no certificate's; the second is another one by the time it is served.
 _OTHER: Final = {"wrong": "ab" * 32, "bogus": "cd" * 32}
 ALICE: Final = "198.51.100.10"
+#: The name that DNS has for alice's own server.
+SELF: Final = "mx.alice.example"
 #: The one zone that is signed; unbound has its key.
 SIGNED: Final = "signed.example"
 NAME_SERVER: Final = "198.51.100.53"
@@ -48,6 +50,7 @@ class Site:
     """A domain as the world sees it, with the one MX host that DNS names for it.
 
     `certificate`: "good", "wrong-name", "self-signed", "expired" or "" for no STARTTLS.
+    `address` is the MX host's where that matters, `alias_of` the host that its name is an alias of.
     `mode` "" publishes no policy; `allowed` are the policy's mx patterns. `forged` is an MX host
     that mallory has put before the true one. `tlsa`: "good", "wrong" for another key's, or
     "bogus" where its signature is not valid; DNSSEC signs what lies below `SIGNED`.
@@ -61,6 +64,8 @@ class Site:
     transport: str = ""
     forged: str = ""
     tlsa: str = ""
+    address: str = ""
+    alias_of: str = ""
 
     @property
     def policy(self) -> str:
@@ -103,6 +108,13 @@ SITES: Final = {
         Site("also-plain.example", "mx.beside.example", "expired", ""),
         Site("lured.example", "mx.lure.example", "good", "enforce", ("mx.lured.example",)),
         Site("lure.example", "mx.lure.example", "good", "enforce"),
+        # MX hosts at a private address, that are alice's own server, that are an alias.
+        _site("private.example", "good", "enforce", address="10.9.8.7"),
+        _site(
+            "myself.example", "good", "enforce", forged=SELF, allowed=("mx.myself.example", SELF)
+        ),
+        _site("myself-forged.example", "good", "enforce", forged=SELF),
+        _site("alias.example", "good", "enforce", alias_of="mx.enforce.example"),
         # Policies as long as we take them; the MX host is of the last pattern.
         _site("long.example", "good", "enforce", allowed=(*_MANY, "mx.long.example")),
         _site("long-wild.example", "good", "enforce", allowed=(*_MANY, "*.long-wild.example")),
@@ -193,8 +205,10 @@ class World(Root):
 
 
 def _addresses() -> dict[str, str]:
-    hosts = dict.fromkeys(site.mx for site in SITES.values())
-    return {mx: f"192.0.2.{number}" for number, mx in enumerate(hosts, 25)}
+    hosts = {site.mx: site.address for site in SITES.values() if not site.alias_of}
+    return {
+        mx: given or f"192.0.2.{number}" for number, (mx, given) in enumerate(hosts.items(), 25)
+    }
 
 
 def _wire(alice: str, internet: str) -> None:
@@ -225,6 +239,9 @@ def _records() -> Iterator[str]:
         if site.mode:
             yield f'_mta-sts.{site.domain}. 60 TXT "v=STSv1; id=20260101T000000;"'
             yield f"mta-sts.{site.domain}. 60 A {POLICY_HOST}"
+        if site.alias_of:
+            yield f"{site.mx}. 60 CNAME {site.alias_of}."
+    yield f"{SELF}. 60 A {ALICE}"
     for mx, address in _addresses().items():
         yield f"{mx}. 60 A {address}"
 
