@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import gc
+import shutil
+import socket
 import ssl
+import subprocess
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -15,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp_sts.lab.authority import Authority
-from smtp_sts.net import https, smtp
+from smtp_sts.net import https, post, smtp, tls
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.net.https import tls_context
 from smtp_sts.net.tls import trusting_context
@@ -252,3 +257,62 @@ def test_law_7_records_take_any_bytes(data: bytes, at: int) -> None:
     for piece in (data[:at], data[at:]):
         if records.take(piece):
             break
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not there")
+def test_law_6_a_server_gets_no_second_handshake(
+    world: tuple[Authority, int], tmp_path: Path
+) -> None:
+    """OpenSSL's own server asks for another one where we read."""
+    authority, _ = world
+    pem = authority.ca_file.parent / "good.pem"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", "-cert", str(pem), "-key",
+               str(pem), "-tls1_2", "-msg"]  # fmt: skip
+
+    async def scene(server: subprocess.Popen[bytes], log: Path) -> None:
+        def logged(what: bytes) -> None:
+            end = time.monotonic() + 10
+            while what not in log.read_bytes():
+                assert time.monotonic() < end, log.read_bytes()
+                time.sleep(0.02)
+
+        await asyncio.to_thread(logged, b"ACCEPT")
+        session = await tls.connect(
+            asyncio.Protocol(), HOST, "127.0.0.1", port, _context(authority)
+        )
+        assert server.stdin is not None
+        server.stdin.write(b"r\n")
+        server.stdin.flush()
+        await asyncio.to_thread(logged, b"HelloRequest")
+        await asyncio.to_thread(logged, b"no_renegotiation")
+        session.abort()
+        assert log.read_bytes().count(b", ClientHello") == 1
+
+    log = tmp_path / "log"
+    with (
+        log.open("wb") as output,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output) as server,
+    ):
+        try:
+            asyncio.run(scene(server, log))
+        finally:
+            server.kill()
+
+
+@pytest.mark.parametrize("kind", ["dhe", "retry", "chain", "large"])
+def test_law_6_a_report_costs_no_more(world: tuple[Authority, int], kind: str) -> None:
+    """Reports go to hosts whose certificate is worth nothing, too: a second connection."""
+    authority, port = world
+
+    async def scene() -> float:
+        contexts = post.post_contexts(_context(authority))
+        began = time.process_time()
+        with pytest.raises(NetFailure) if kind != "chain" else contextlib.nullcontext():
+            url = f"https://{HOST}:{port}/"
+            await post._post(url, ADDRESSES[kind], b"{}", "application/json", contexts, 5)
+        return time.process_time() - began
+
+    asyncio.run(_warm(world))
+    assert asyncio.run(scene()) < 0.08
