@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smtp_sts.policy.organisation import organisational_domain
+from smtp_sts.policy.organisation import organisational_domain, share_key
 
 CASES = [
     ("example.com", "example.com"),
@@ -50,6 +50,21 @@ def test_it_ends_the_name_and_is_its_own(labels: list[str]) -> None:
     found = organisational_domain(name)
     assert name == found or name.endswith(f".{found}")
     assert organisational_domain(found) == found
+
+
+@pytest.mark.parametrize(
+    ("domain", "key"),
+    [
+        ("bob.example", "bob.example"),
+        ("a.bob.example", ".bob.example"),
+        ("a.b.bob.example", ".bob.example"),
+        ("example.co.uk", "example.co.uk"),
+        ("mail.example.co.uk", ".example.co.uk"),
+        ("co.uk", "co.uk"),
+    ],
+)
+def test_names_below_a_domain_do_not_take_its_share(domain: str, key: str) -> None:
+    assert share_key(domain) == key
 
 
 def test_the_list_is_not_read_before_it_is_needed() -> None:

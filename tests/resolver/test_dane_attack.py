@@ -117,6 +117,33 @@ def test_laws_3_and_6_one_stranger_takes_no_more_than_his_share_of_the_places(
     asyncio.run(run())
 
 
+def test_law_3_names_made_up_below_a_domain_do_not_stand_before_it(tmp_path: Path) -> None:
+    """mallory writes to names below bob's domain, and answers for none of them come."""
+
+    async def run() -> None:
+        async with World() as world:
+            await world.receive("alice.example", "mx.alice.example")
+            scene = Scene(world, tmp_path / "s.db", PolicySection(max_lookups=20))
+            try:
+                bob = dane(world.names, "bob.example")
+                made_up = [f"x{n}.bob.example" for n in range(NAMES)]
+                for name in made_up:
+                    world.names.spoil(name, "timeout")
+                    world.names.spoil(f"_mta-sts.{name}", "timeout")
+                asked = [asyncio.ensure_future(scene.resolver.decide(name)) for name in made_up]
+                await asyncio.sleep(0.1)
+                began = time.monotonic()
+                assert (await scene.resolver.decide(bob)).outcome == "dane"
+                assert time.monotonic() - began < 1
+                for task in asked:
+                    task.cancel()
+                await asyncio.gather(*asked, return_exceptions=True)
+            finally:
+                await scene.stop()
+
+    asyncio.run(run())
+
+
 def test_law_6_the_daemon_answers_others_at_once_beside_it(tmp_path: Path) -> None:
     async def run() -> None:
         async with World() as world:

@@ -16,7 +16,7 @@ from typing import Final
 from smtp_sts.config import Config
 from smtp_sts.daemon.peers import Peers
 from smtp_sts.net.places import Places
-from smtp_sts.policy.organisation import organisational_domain
+from smtp_sts.policy.organisation import share_key
 from smtp_sts.resolver import Keeper
 
 #: How often it is looked for policies that are due (seconds), and how many are taken from the
@@ -43,7 +43,7 @@ async def refresh(keeper: Keeper, peers: Peers) -> None:
 
     def ended(domain: str, task: asyncio.Task[None]) -> None:
         del running[domain]
-        places.release(organisational_domain(domain))
+        places.release(share_key(domain))
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("the refresh of %s broke", domain, exc_info=error)
 
@@ -53,7 +53,7 @@ async def refresh(keeper: Keeper, peers: Peers) -> None:
             limit = BATCH if keeper.shared else BATCH + len(running)
             due = [d for d in await keeper.due(time.time(), limit) if d not in running][:BATCH]
             for domain in due:
-                whose = organisational_domain(domain)
+                whose = share_key(domain)
                 if places.held(whose) >= places.share:  # it must not stand before the others' next
                     now = time.time()
                     await keeper.postpone(domain, now + BUSY_SECONDS, now)

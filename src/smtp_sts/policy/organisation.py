@@ -27,6 +27,17 @@ def organisational_domain(name: str) -> str:
     return _list().privatesuffix(name) or name
 
 
+def share_key(domain: str) -> str:
+    """Under which a domain takes its share of a pool (`net/places.py`).
+
+    The names below an organisational domain have one share together, the domain itself has its own:
+    anybody can make up names below somebody else's domain, and where its name servers do not answer
+    those must not stand before the domain that has mail.
+    """
+    top = organisational_domain(domain)
+    return top if domain == top else f".{top}"
+
+
 def load() -> None:
     """Read the list now, where the wait harms nobody. Later calls do nothing."""
     _list()

@@ -30,7 +30,7 @@ from smtp_sts.config import PolicySection
 from smtp_sts.net.aside import aside
 from smtp_sts.net.places import Places
 from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError, draft_record_name
-from smtp_sts.policy.organisation import organisational_domain
+from smtp_sts.policy.organisation import share_key
 from smtp_sts.resolver import overrides
 from smtp_sts.resolver.dane_looks import SLOW_FACTOR, DaneLooks, Looking
 from smtp_sts.resolver.decision import Decision, Source, Step
@@ -501,7 +501,7 @@ class Resolver:
     # -- discovery ----------------------------------------------------------------------------
 
     def _start(self, domain: str, state: _State, *, refresh: bool) -> bool:
-        if not self._under_way.take(organisational_domain(domain)):
+        if not self._under_way.take(share_key(domain)):
             return False
         state.started = asyncio.get_running_loop().time()
         task = asyncio.create_task(self._discover(domain, state, refresh))
@@ -512,7 +512,7 @@ class Resolver:
 
     def _ended(self, domain: str, state: _State, task: asyncio.Task[Decision]) -> None:
         self._running.discard(task)
-        self._under_way.release(organisational_domain(domain))
+        self._under_way.release(share_key(domain))
         state.task = None
         self._settle(domain, state)
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -544,7 +544,7 @@ class Resolver:
     async def _discover(self, domain: str, state: _State, refresh: bool) -> Decision:
         # A place is held for the answer timeout at most: policy hosts that never answer do not
         # keep other domains from being looked up.
-        key = organisational_domain(domain)
+        key = share_key(domain)
         await self._places.wait(key)
         loop = asyncio.get_running_loop()
         released = claimed = False

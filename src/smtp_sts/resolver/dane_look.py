@@ -14,7 +14,7 @@ from typing import Final
 from smtp_sts.net.dns import Answer, Dns
 from smtp_sts.net.dnswire import AAAA, CNAME, DS, MX, TLSA, A
 from smtp_sts.net.failure import NetFailure
-from smtp_sts.policy.organisation import organisational_domain
+from smtp_sts.policy.organisation import organisational_domain, share_key
 from smtp_sts.policy.pattern import MAX_NAME, is_host_name
 from smtp_sts.resolver.dane_state import (
     FAILURE_TTL,
@@ -54,7 +54,7 @@ class DaneLook:
         self._domain = domain
         self._dns = dns
         self._prefix = f"_{smtp_port}._tcp."
-        self._key = organisational_domain(domain)
+        self._key = share_key(domain)
         #: the least time to live of the answers, seconds
         self._ttl: int | None = None
         #: the domain and names above it -> whether they are signed; the nearest one decides

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 from smtp_sts.config import PolicySection
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.places import Places
-from smtp_sts.policy.organisation import organisational_domain
+from smtp_sts.policy.organisation import share_key
 from smtp_sts.resolver.dane_look import DaneLook
 from smtp_sts.resolver.dane_state import DaneState
 from smtp_sts.resolver.decision import Decision
@@ -90,7 +90,7 @@ class DaneLooks:
         """Look, unless what is known is fresh, a look is under way, or there are too many."""
         if state.look is not None or (state.dane is not None and self._clock() < state.dane.until):
             return
-        key = organisational_domain(domain)
+        key = share_key(domain)
         if not self._under_way.take(key):
             return
         looking = state.look = Looking()

@@ -15,6 +15,7 @@ import msgspec
 
 from smtp_sts.net.aside import aside
 from smtp_sts.net.dns import Dns
+from smtp_sts.net.dnswire import TXT
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.net.https import fetch_policy
 from smtp_sts.policy import (
@@ -26,6 +27,7 @@ from smtp_sts.policy import (
     policy_url,
     record_name,
 )
+from smtp_sts.policy.organisation import share_key
 from smtp_sts.resolver.decision import Step
 
 #: MX host patterns of a policy that its step tells of.
@@ -101,7 +103,7 @@ async def _find_record(
 ) -> tuple[Record | None, str, str]:
     name = record_name(domain)
     try:
-        answer = await reach.dns.txt(name)
+        answer = await reach.dns.query(name, TXT, whose=share_key(domain))
     except NetFailure as failure:
         steps.append(Step("record", False, failure.sentence))
         return None, "dns-error", f"{failure.slug}: {failure.sentence}"

@@ -38,7 +38,7 @@ from smtp_sts.policy import (
     draft_record_name,
     find_draft_record,
 )
-from smtp_sts.policy.organisation import organisational_domain
+from smtp_sts.policy.organisation import share_key
 from smtp_sts.resolver.decision import Decision, Draft, Outcome, Source, Step
 from smtp_sts.resolver.discovery import Reach
 from smtp_sts.resolver.draft_check import Checked, check
@@ -446,7 +446,7 @@ class DraftCache:
 
     def _start(self, domain: str, state: _State) -> bool:
         """Look at the DNS; False where too much is under way."""
-        if not self._looks.take(organisational_domain(domain)):
+        if not self._looks.take(share_key(domain)):
             return False
         state.started = asyncio.get_running_loop().time()
         state.task = self._run(domain, state, self._discover(domain, state))
@@ -454,7 +454,7 @@ class DraftCache:
 
     def _work(self, domain: str, state: _State, work: Coroutine[Any, Any, None]) -> None:
         """Do what no answer waits for, one thing at a time for each domain."""
-        if state.work is not None or not self._lines.take(organisational_domain(domain)):
+        if state.work is not None or not self._lines.take(share_key(domain)):
             work.close()
             return
         state.work = self._run(domain, state, work)
@@ -471,10 +471,10 @@ class DraftCache:
         self.running.discard(task)
         if state.task is task:
             state.task = None
-            self._looks.release(organisational_domain(domain))
+            self._looks.release(share_key(domain))
         if state.work is task:
             state.work = None
-            self._lines.release(organisational_domain(domain))
+            self._lines.release(share_key(domain))
         self._settle(domain, state)
         if not task.cancelled() and (error := task.exception()) is not None:
             # A defect of ours must neither repeat at once nor go unseen.
@@ -492,7 +492,7 @@ class DraftCache:
             await _until_idle(state)
 
     async def _discover(self, domain: str, state: _State) -> None:
-        async with self._places.of(organisational_domain(domain)):
+        async with self._places.of(share_key(domain)):
             seen = await find(domain, self._reach())
         now = self._clock()
         settings = self._settings
@@ -588,7 +588,7 @@ class DraftCache:
 
     async def _prove(self, domain: str, state: _State, seen: Seen, held: Held) -> Proof:
         assert seen.record is not None
-        async with self._proofs.of(organisational_domain(domain)):
+        async with self._proofs.of(share_key(domain)):
             proof = await prove(seen.record, held.record.authentication, seen.secure, self._reach())
         state.steps["authentication"] = proof.steps
         self._count("draft-proof-good" if proof.good else "draft-proof-failed")
@@ -613,7 +613,7 @@ class DraftCache:
             )  # fmt: skip
 
     async def _checked(self, domain: str, state: _State, record: DraftRecord) -> Checked:
-        async with self._checks.of(organisational_domain(domain)):
+        async with self._checks.of(share_key(domain)):
             checked = await check(
                 domain, record, self._reach(), smtp_port=self._smtp_port, dane=self._dane()
             )

@@ -25,6 +25,7 @@ from smtp_sts.policy import (
     draft_record_name,
     find_draft_record,
 )
+from smtp_sts.policy.organisation import share_key
 from smtp_sts.policy.pattern import MAX_NAME
 from smtp_sts.resolver.decision import Step
 from smtp_sts.resolver.discovery import Reach, certificate_told
@@ -67,7 +68,7 @@ async def find(domain: str, reach: Reach) -> Seen:
         return _none("no-record", f"{name} is too long for a name in the DNS: there is no record")
     try:
         # Of those who can validate: in a signed zone nobody forges a first policy then.
-        answer = await reach.dns.query(name, TXT, validated=True)
+        answer = await reach.dns.query(name, TXT, validated=True, whose=share_key(domain))
     except NetFailure as failure:
         return _none("dns-error", f"{failure.slug}: {failure.sentence}")
     records = [r for r in answer.records if isinstance(r, bytes)]
