@@ -48,21 +48,24 @@ class Sendmail(Root):
         self._tls: dict[str, str] = {}
         self._found: dict[str, Outcome] = {}
 
-    def configure(self, feature: str = "") -> None:
-        """Make sendmail.cf by the page; `feature` stands in for its FEATURE line."""
-        mail = self.root / "etc/mail"
+    def configure(self, feature: str = "", *, before: str = "") -> None:
+        """Make sendmail.cf by the page; `feature` stands in for its FEATURE line, and other lines
+        come `before` the page's."""
         lines = block(PAGE, LINES)
         if feature:
             lines = re.sub(r"^FEATURE.*\n", feature, lines, flags=re.MULTILINE)
         if self.version == "8.18":
-            lines += block(PAGE, DANE_LINES)
+            lines = block(PAGE, DANE_LINES) + lines
+        self.configure_by(before + lines, block(PAGE, LAST_LINES))
+
+    def configure_by(self, lines: str, last: str = "") -> None:
+        """Make sendmail.cf of Debian's own and these lines, before its mailers and at its end."""
+        mail = self.root / "etc/mail"
         packaged = mail / "sendmail.mc.packaged"
         if not packaged.exists():
             (mail / "sendmail.mc").rename(packaged)
-        before, mailers, after = packaged.read_text().partition("MAILER_DEFINITIONS\n")
-        (mail / "sendmail.mc").write_text(
-            before + _NAME_LINE + lines + mailers + after + block(PAGE, LAST_LINES)
-        )
+        head, mailers, after = packaged.read_text().partition("MAILER_DEFINITIONS\n")
+        (mail / "sendmail.mc").write_text(head + _NAME_LINE + lines + mailers + after + last)
         self.in_root("sh", "-ec", "cd /etc/mail; m4 sendmail.mc >sendmail.cf")
 
     def configure_naked(self) -> None:
