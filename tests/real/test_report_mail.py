@@ -30,7 +30,7 @@ BROKEN = ("wrong-name.example", "stripped.example")
 
 def _on_page(first: str) -> str:
     """The block of the page that begins so."""
-    blocks = re.findall(r"```\w*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```[^\n]*\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     (found,) = [block for block in blocks if block.startswith(first)]
     return str(found)
 

@@ -19,6 +19,7 @@ import pytest
 
 from smtp_sts.lab.machine import CannotBuild
 
+from ..pages.pages import Block, blocks
 from .booted import Booted, absent, booted, root_file_system
 from .cannot import cannot
 
@@ -199,6 +200,14 @@ def test_reload_restart_and_death_lose_no_question_and_no_policy(debian: Booted)
     assert debian.run("postmap", "-q", "bob.example", TABLE).strip() == SECURE
     debian.until("active", "systemctl", "is-active", "smtp-sts.service")
     assert "bob.example" in debian.run("smtp-sts", "cache", "list")
+
+
+@pytest.mark.parametrize("block", blocks("sh"), ids=str)
+def test_what_the_pages_tell_root_to_paste_works(debian: Booted, block: Block) -> None:
+    if block.text == documented():
+        return  # that is how all of this was installed
+    debian.run("bash", "-ec", f"{FROM_WHEELS}\n{block.text}")
+    assert debian.run("postmap", "-q", "bob.example", TABLE).strip() == SECURE
 
 
 def test_a_reload_that_is_refused_fails_and_changes_nothing(debian: Booted) -> None:

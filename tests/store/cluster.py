@@ -36,7 +36,7 @@ class Cluster:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.port = _free_port()
-        self._programs = _programs()
+        self.programs = _programs()
         # PostgreSQL does not run as root.
         self._user: dict[str, Any] = {}
         if os.geteuid() == 0:
@@ -51,7 +51,7 @@ class Cluster:
 
     def _run(self, program: str, *arguments: str) -> str:
         done = subprocess.run(
-            [self._programs / program, *arguments],
+            [self.programs / program, *arguments],
             stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/", timeout=30,
             env={**os.environ, "PGPASSWORD": PASSWORD}, **self._user,
         )  # fmt: skip
@@ -64,7 +64,7 @@ class Cluster:
             "listen_addresses": "127.0.0.1", "fsync": "off", "max_connections": 30,
             "shared_buffers": "4MB", "max_wal_senders": 0, "wal_level": "minimal",
         }  # fmt: skip
-        command = [str(self._programs / "postgres"), "-D", str(self.home / "data")]
+        command = [str(self.programs / "postgres"), "-D", str(self.home / "data")]
         for name, value in options.items():
             command += ["-c", f"{name}={value}"]
         with (self.home / "log").open("ab") as log:
@@ -73,7 +73,7 @@ class Cluster:
             )
         end = time.monotonic() + 15
         while True:
-            ready = str(self._programs / "pg_isready")
+            ready = str(self.programs / "pg_isready")
             probe = [ready, "-q", "-h", str(self.home), "-p", str(self.port)]
             if subprocess.run(probe).returncode == 0:
                 return

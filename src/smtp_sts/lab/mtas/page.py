@@ -23,7 +23,7 @@ def block(page: str, beginning: str) -> str:
     if not found_in:
         raise LookupError(f"{page} is in none of {', '.join(map(str, _PLACES))}")
     text = found_in[0].read_text(encoding="utf-8")
-    blocks: list[str] = re.findall(r"^```\w*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks: list[str] = re.findall(r"^```[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
     found = [b for b in blocks if b.startswith(beginning)]
     if len(found) != 1:
         raise LookupError(f"docs/{page} has {len(found)} blocks that begin with {beginning!r}")
