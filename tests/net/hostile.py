@@ -26,6 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 from smtp_sts.lab.authority import Authority
+from smtp_sts.lab.costly import retry, session_of
 
 BODY = b"version: STSv1\r\nmode: enforce\r\nmx: mx.eve.example\r\nmax_age: 86400\r\n"
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
@@ -34,8 +35,6 @@ RECORDS = 8000
 DHE_BITS = 10_000
 #: Certificates of a long chain, which no client trusts.
 CHAIN = 95
-RETRY_GROUP = 0x0104  # ffdhe8192
-_RETRY = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 
 
 def prepare(authority: Authority, names: list[str], folder: Path) -> None:
@@ -169,18 +168,9 @@ def _serve(connection: socket.socket, kind: str, context: ssl.SSLContext) -> Non
 
 def _retry(connection: socket.socket) -> None:
     hello = connection.recv(65536)
-    connection.sendall(retry(hello[44 : 44 + hello[43]], RETRY_GROUP))
+    connection.sendall(retry(session_of(hello)))
     while connection.recv(65536):
         pass
-
-
-def retry(session: bytes, group: int) -> bytes:
-    """A HelloRetryRequest (RFC 8446 section 4.1.4) that asks for a group, in one record."""
-    extensions = b"\0\x2b\0\x02\x03\x04" + b"\0\x33\0\x02" + group.to_bytes(2, "big")
-    message = b"\x03\x03" + _RETRY + bytes([len(session)]) + session + b"\x13\x02\0"
-    message += len(extensions).to_bytes(2, "big") + extensions
-    message = b"\x02" + len(message).to_bytes(3, "big") + message
-    return b"\x16\x03\x03" + len(message).to_bytes(2, "big") + message
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smtp_sts.lab.authority import Authority
+from smtp_sts.lab.costly import retry
 from smtp_sts.net import https, post, smtp, tls
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.net.https import tls_context
@@ -231,7 +232,7 @@ def test_what_a_server_says_before_it_closes_is_told(run: Run) -> None:
 def test_a_retry_is_seen_however_it_is_cut(data: st.DataObject) -> None:
     """Into records, and those into reads; behind a HelloRequest, which OpenSSL passes over."""
     group = data.draw(st.sampled_from([0x0100, 0x0104, 0x001D, 0x0017, 0x11EC]))
-    message = hostile.retry(bytes(32), group)[5:]
+    message = retry(bytes(32), group)[5:]
     message = b"\0\0\0\0" * data.draw(st.integers(0, 2)) + message
     pieces = []
     while message:

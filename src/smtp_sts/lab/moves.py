@@ -133,6 +133,8 @@ class Stage:
             for name in self.crowd(step.count):
                 await self.world.publish(name, hosts=[f"mx.{self.domain}"])
                 self.world.policy_hosts.pages[policy_host(name)] = Page(manner="silence")
+                if step.costly:
+                    self.world.names.put(policy_host(name), "A", self.world.place.costly)
         else:
             raise TypeError(f"{step} changes nothing in the world")
         await self.world.names.settle()

@@ -187,9 +187,11 @@ class Owns(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
 
 class Crowd(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
             tag_field="does", tag="crowd"):  # fmt: skip
-    """alice gets mail for `count` domains of mallory's, whose policy hosts never answer."""
+    """alice gets mail for `count` domains of mallory's, whose policy hosts never answer; `costly`:
+    and have whoever connects make a key of 8,192 bits first (`costly.py`)."""
 
     count: int
+    costly: bool = False
     who: Literal["mallory"] = "mallory"
 
 

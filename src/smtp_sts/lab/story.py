@@ -109,7 +109,10 @@ def tell_step(step: Step) -> str:
     if isinstance(step, Owns):
         return f"mallory runs {step.host}: signed zone, valid certificate, TLSA record that fits."
     if isinstance(step, Crowd):
-        return f"alice gets mail for {step.count} domains of mallory's with silent policy hosts."
+        hosts = (
+            "policy hosts that want keys of 8,192 bits" if step.costly else "silent policy hosts"
+        )
+        return f"alice gets mail for {step.count} domains of mallory's with {hosts}."
     if isinstance(step, Sends):
         return _sends(step)
     if isinstance(step, Asks):

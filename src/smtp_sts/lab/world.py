@@ -7,6 +7,7 @@ network.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import re
 import tempfile
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from smtp_sts.lab.authority import Authority
+from smtp_sts.lab.costly import CostlyHost
 from smtp_sts.lab.names import NEGATIVE_TTL, TTL, Names
 from smtp_sts.lab.policyhost import Page, PolicyHosts
 from smtp_sts.lab.receiver import Message, Receiver
@@ -53,6 +55,8 @@ class Place:
     web: tuple[str, ...]
     #: an address where nobody listens
     closed: str
+    #: that of policy hosts that make whoever connects compute
+    costly: str
     dns_port: int = 0
     https_port: int = 0
     smtp_port: int = 0
@@ -61,10 +65,12 @@ class Place:
 
 
 #: On a machine's own loopback, beside whatever else runs there.
-LOOPBACK: Final = Place("127.0", ("127.0.0.1",), "127.0.0.9")
+LOOPBACK: Final = Place("127.0", ("127.0.0.1",), "127.0.0.9", "127.0.0.8")
 #: In network namespaces of its own (`apart.py`): any daemon can play, on the ports that it knows.
 #: The addresses are the Internet's, so that nobody takes them for private ones.
-APART: Final = Place("45.45", ("45.45.0.1", "127.0.0.1"), "45.45.0.9", 53, 443, 25, 587)
+APART: Final = Place(
+    "45.45", ("45.45.0.1", "127.0.0.1"), "45.45.0.9", "45.45.0.8", 53, 443, 25, 587
+)
 
 
 class World:
@@ -106,6 +112,9 @@ class World:
             self.policy_hosts = PolicyHosts(self.authority, self.place.https_port)
             stack.push_async_callback(self.policy_hosts.close)
             await self.policy_hosts.start(*self.place.web)
+            loop = asyncio.get_running_loop()
+            costly = await loop.create_server(CostlyHost, self.place.costly, self.https_port)
+            stack.callback(costly.close)
             self._stack = stack.pop_all()
         return self
 
