@@ -64,3 +64,36 @@ def test_what_an_operator_has_set_stays() -> None:
         os.sched_setaffinity(0, {CORES[-1]})
 
     assert _in_a_process(set_by_the_operator) == f"{os.SCHED_IDLE} {CORES[-1]}"
+
+
+THREADS = """
+import asyncio, os
+from smtp_sts.daemon import cores
+from smtp_sts.net.handshakes import handshakes
+cores.settle(0, 64)
+{more}
+async def main():
+    ended = asyncio.get_running_loop().create_future()
+    seen = []
+    handshakes().submit(("n", "d"), lambda: seen.append(os.sched_getaffinity(0)), ended.set_result)
+    assert await ended is None
+    print(len(os.sched_getaffinity(0)), *sorted(seen[0]))
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("more", ["", "Handshakes.settle = lambda: cores._roam([4095])"])
+def test_threads_compute_on_any_core_and_at_the_worst_where_the_worker_is(more: str) -> None:
+    program = THREADS.format(
+        more=more and f"from smtp_sts.net.handshakes import Handshakes\n{more}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    alone, *cores = map(int, done.stdout.split())
+    assert alone == 1
+    assert cores == (CORES if not more else CORES[:1])

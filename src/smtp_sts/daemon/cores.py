@@ -28,6 +28,14 @@ def settle(index: int, workers: int) -> None:
         cores = sorted(os.sched_getaffinity(0))
         if workers >= len(cores):
             os.sched_setaffinity(0, {cores[index % len(cores)]})
-            Handshakes.settle = functools.partial(os.sched_setaffinity, 0, cores)
+            Handshakes.settle = functools.partial(_roam, cores)
     except OSError as error:  # forbidden, as by a unit that lets nobody do it: a little slower
         _log.debug("worker %d runs as the machine has it: %s", index, error.strerror)
+
+
+def _roam(cores: list[int]) -> None:
+    """Have this thread run where this process might before it settled."""
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as error:  # taken away meanwhile: it stays where the worker is
+        _log.debug("a thread runs as the machine has it: %s", error.strerror)
