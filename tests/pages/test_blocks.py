@@ -44,6 +44,7 @@ PLAYED = {
     "exim macros": "real/test_exim_kinds.py",
     "sh exim": "the lab's Exim is made by it (lab/mtas/exim.py)",
     "sendmail": "the lab's Sendmail is made of it (lab/mtas/sendmail.py)",
+    "sendmail relay": "real/test_sendmail_relays.py",
     "log": "shown, not pasted",
     "text": "shown, not pasted",
 }

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from smtp_sts.lab.machine import CannotBuild
+from smtp_sts.reporting.follow import by_a_person
 
 from ..pages.pages import Block, blocks
 from .booted import Booted, absent, booted, root_file_system
@@ -258,3 +259,14 @@ def test_without_the_socket_unit_the_configuration_says_where_to_listen(debian: 
     done = debian.run("sh", "-c", "smtp-sts cache list 2>&1")
     assert "no daemon takes commands" in done
     assert "bob.example" in done
+
+
+def test_what_a_person_writes_into_the_journal_is_known_by_its_user(debian: Booted) -> None:
+    line = ("logger", "-p", "mail.info", "-t", "postfix/smtp")
+    debian.run("setpriv", "--reuid=1000", "--clear-groups", *line, "forged")
+    debian.run("setpriv", "--reuid=postfix", "--clear-groups", *line, "honest")
+    show = ("journalctl", "-o", "json", "SYSLOG_FACILITY=2", "-t", "postfix/smtp")
+    debian.until("honest", *show)
+    entries = [entry.encode() for entry in debian.run(*show).splitlines()]
+    told = {json.loads(entry)["MESSAGE"]: by_a_person(entry) for entry in entries}
+    assert told == {"forged": True, "honest": False}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from smtp_sts.reporting.follow import FollowedFile, journal_line
+from smtp_sts.reporting.follow import FollowedFile, by_a_person, journal_line
 
 
 def _drain(followed: FollowedFile) -> None:
@@ -124,3 +124,14 @@ def test_an_entry_of_the_journal_is_one_line_whatever_it_says() -> None:
                 {"SYSLOG_IDENTIFIER": ["a"]}):  # fmt: skip
         assert journal_line(_entry(**odd)) is None
     assert journal_line(b"{") is None
+
+
+def test_what_a_person_writes_into_the_journal_is_no_word_of_a_mail_server() -> None:
+    """`logger -p mail.info -t postfix/smtp ...`, by anybody: _UID is the kernel's word."""
+    assert by_a_person(_entry(_UID="1000"))
+    assert by_a_person(_entry(_UID="60000"))
+    # root, system users, dynamic users of services; an entry without, from before or from afar.
+    for uid in ("0", "104", "999", "61184", "", None, [1]):
+        assert not by_a_person(_entry(_UID=uid))
+    assert not by_a_person(_entry())
+    assert not by_a_person(b"{")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -121,3 +122,32 @@ def test_law_6_and_7_a_late_decision_lets_through_and_a_defect_ends_one_connecti
 
     counts = run(scene)
     assert (counts["answer-deadline"], counts["internal-errors"]) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200), ("127.0.0.1:8464", 200), ("localhost:8464", 200), ("[::1]:8464", 200),
+        (socket.gethostname(), 200), ("sts.localhost", 200), ("LOCALHOST.", 200), (None, 200),
+        # A page of mallory's, whose name leads to 127.0.0.1 by now (DNS rebinding).
+        ("mallory.example", 421), ("mallory.example:8464", 421),
+        ("127.0.0.1.mallory.example:8464", 421), ("localhost.mallory.example", 421),
+    ],
+)  # fmt: skip
+def test_law_11_a_name_of_a_strangers_that_leads_to_loopback_reads_nothing(
+    host: str | None, status: int
+) -> None:
+    async def scene() -> None:
+        service = Service(decide, ReadyTable(10), {})
+        speaker = api.speaker(service, lambda: True)
+        listener = await asyncio.get_running_loop().create_server(speaker, "127.0.0.1", 0)
+        reader, writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
+        version, field = ("1.1", f"Host: {host}\r\n") if host else ("1.0", "")
+        writer.write(f"GET /v1/policy/bob.example HTTP/{version}\r\n{field}\r\n".encode())
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+        assert head.startswith(f"HTTP/{version} {status} ".encode()), head
+        assert (b"no-policy" in await reader.read(2000)) is (status == 200)
+        writer.close()
+        listener.close()
+
+    asyncio.run(scene())

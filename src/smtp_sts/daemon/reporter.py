@@ -500,6 +500,7 @@ class Logs:
             total = sum(getattr(log, name, 0) for log in logs)
             self._counts[f"tls-log-{name.replace('_', '-')}"] = total
         self._counts["tls-log-gaps"] = sum(reader.gaps for reader in readers)
+        self._counts["tls-log-foreign"] = sum(getattr(reader, "foreign", 0) for reader in readers)
         self._counts["tls-log-too-long"] = sum(reader.too_long for reader in readers)
         self._counts["tls-refused-log"] = self._aggregate.refused
         self._counts["tls-folded-log"] = self._aggregate.folded

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
+import pwd
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +34,14 @@ MAX_WAITING: Final = 10_000
 _MAX_ENTRY: Final = 256 * 1024
 #: LOG_MAIL of syslog(3), the facility of Postfix and Exim.
 _MAIL: Final = "SYSLOG_FACILITY=2"
-_FIELDS: Final = "__CURSOR,__REALTIME_TIMESTAMP,_HOSTNAME,SYSLOG_IDENTIFIER,SYSLOG_PID,_PID,MESSAGE"
+_FIELDS: Final = (
+    "__CURSOR,__REALTIME_TIMESTAMP,_HOSTNAME,SYSLOG_IDENTIFIER,SYSLOG_PID,_PID,_UID,MESSAGE"
+)
+#: User ids of people, by login.defs(5); no mail server runs as one of them, and any of them can
+#: write an entry that calls itself postfix/smtp (logger -p mail.info -t postfix/smtp).
+_PEOPLE: Final = range(1000, 60001)
+#: Users that mail servers run as, wherever their ids lie.
+_MAIL_USERS: Final = ("postfix", "Debian-exim", "exim", "mailnull", "smmsp")
 
 _log = logging.getLogger(__name__)
 
@@ -170,10 +179,30 @@ class _Entry(msgspec.Struct):
     name: Any = msgspec.field(name="SYSLOG_IDENTIFIER", default="")
     pid: Any = msgspec.field(name="SYSLOG_PID", default=None)
     own_pid: str = msgspec.field(name="_PID", default="0")
+    #: by the kernel's word, as journald has it of the socket
+    uid: Any = msgspec.field(name="_UID", default="0")
     message: Any = msgspec.field(name="MESSAGE", default=None)
 
 
 _entry: Final = msgspec.json.Decoder(_Entry)
+
+
+def by_a_person(data: bytes) -> bool:
+    """Whether an entry of the journal was written by a user that no mail server runs as."""
+    try:
+        uid = int(_entry.decode(data).uid)
+    except (msgspec.DecodeError, ValueError, TypeError):
+        return False
+    return uid in _PEOPLE and uid not in _mail_users()
+
+
+@functools.cache
+def _mail_users() -> frozenset[int]:
+    found = set()
+    for name in _MAIL_USERS:
+        with contextlib.suppress(KeyError):
+            found.add(pwd.getpwnam(name).pw_uid)
+    return frozenset(found)
 
 
 def journal_line(data: bytes) -> tuple[bytes, str] | None:
@@ -205,6 +234,8 @@ class FollowedJournal:
         self._waiting: asyncio.Queue[tuple[bytes, str]] = asyncio.Queue(MAX_WAITING)
         self.gaps = 0
         self.too_long = 0
+        #: entries of the mail facility that no mail server can have written
+        self.foreign = 0
         self.trouble = ""
 
     def read(self) -> bool:
@@ -262,6 +293,9 @@ class FollowedJournal:
             if not data:
                 return reached
             self.trouble = ""
+            if by_a_person(data):
+                self.foreign += 1
+                continue
             found = journal_line(data)
             if found is not None:
                 await self._waiting.put(found)

@@ -10,8 +10,14 @@ Must not: know what is served. Needs aiohttp, so it is imported only where somet
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
+import ipaddress
 import logging
+import re
+import socket
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -31,6 +37,7 @@ MAX_BODY: Final = 65536
 BODY_SECONDS: Final = 2.0
 #: A drain waits so long for the answer that is under way.
 DRAIN_SECONDS: Final = 1.0
+_MISDIRECTED: Final = "on loopback this answers to localhost, addresses and the name of the machine"
 _HEADERS: Final = {
     "Server": "smtp-sts",
     "Cache-Control": "no-store",
@@ -73,6 +80,27 @@ def refused(refusal: Refusal) -> web.Response:
     return as_json({"error": refusal.slug, "message": refusal.sentence}, refusal.status)
 
 
+def host_of(host: str) -> str:
+    """A Host without its port; "localhost" for an address, which no name can have led to."""
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+    name = name.strip("[]").lower().removesuffix(".")
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return "localhost" if name.endswith(".localhost") else name
+    return "localhost"
+
+
+@functools.cache
+def _here() -> frozenset[str]:
+    """The names of this machine; "" where a request has none (HTTP/1.0)."""
+    found = {"", "localhost", socket.gethostname().lower()}
+    with contextlib.suppress(OSError):  # without asking any DNS: this is where answers are given
+        for line in Path("/etc/hosts").read_text(encoding="utf-8", errors="replace").splitlines():
+            found.update(line.partition("#")[0].lower().split()[1:])
+    return frozenset(found)
+
+
 def speaker(service: Service, find: Find) -> Callable[[], asyncio.BaseProtocol]:
     """What speaks HTTP on a connection, for pages found by `find`."""
 
@@ -82,6 +110,8 @@ def speaker(service: Service, find: Find) -> Callable[[], asyncio.BaseProtocol]:
         try:
             await _drop_body(request)
             connection.unanswered = False
+            if not connection.is_meant(request.headers.get("Host", "")):
+                raise Refusal(421, "host-unknown", _MISDIRECTED)
             page = find(request.rel_url.raw_path)
             if request.method not in METHODS:
                 text = f"only {' and '.join(METHODS)} work here"
@@ -150,6 +180,19 @@ class _Connection(web.RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         self._service.opened(self)
+
+    def is_meant(self, host: str) -> bool:
+        """Whether a request by this Host was meant for us.
+
+        Law 11: on loopback nobody asks who asks, for only this machine can. A browser on it can be
+        led here too, by a name of a stranger's that leads to 127.0.0.1 (DNS rebinding), and then
+        his page reads what we answer. Such a request names the stranger's host.
+        """
+        assert self.transport is not None
+        name = self.transport.get_extra_info("sockname")
+        if not isinstance(name, tuple) or not ipaddress.ip_address(name[0]).is_loopback:
+            return True
+        return host_of(host) in _here()
 
     def data_received(self, data: bytes) -> None:
         self.unanswered = not self.closing
