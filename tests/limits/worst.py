@@ -24,7 +24,7 @@ from smtp_sts.daemon.log import printable
 from smtp_sts.daemon.peers import Reply
 from smtp_sts.dane import MatchError, Tlsa, match
 from smtp_sts.dane.verify import MAX_CHAIN
-from smtp_sts.mta.profiles import replies
+from smtp_sts.mta.told import replies
 from smtp_sts.net import dnswire, smtp
 from smtp_sts.net.dns import Answer
 from smtp_sts.net.exchange import Exchange

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from smtp_sts.mta import netstring
 from smtp_sts.mta.limits import POSTFIX_REPLY
-from smtp_sts.mta.profiles import NOT_FOUND, WITHOUT_DANE, profile_of, replies
+from smtp_sts.mta.profiles import NOT_FOUND, WITHOUT_DANE, profile_of
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.service import Service
 from smtp_sts.mta.socketmap import Socketmap
 from smtp_sts.mta.tcp_table import answer as tcp_table_answer
+from smtp_sts.mta.told import MTAS, replies
 from smtp_sts.policy import Policy
 from smtp_sts.resolver.decision import Decision, Outcome
 
@@ -41,6 +42,8 @@ def test_the_replies_to_an_enforced_policy() -> None:
     told = replies(decision())
     assert told.pop("postfix-dane") == told["postfix"]
     assert told.pop("postfix-dane-tlsrpt") == told["postfix-tlsrpt"]
+    assert told.pop("line") == "enforce mx.bob.example:*.bob.example"
+    assert told.pop("tcp-table").startswith("200 secure%20match=mx.bob.example:.bob.example%20")
     assert told == {
         "postfix": SECURE,
         "postfix-no-sni": SECURE.removesuffix(" servername=hostname"),
@@ -66,7 +69,9 @@ def test_the_replies_to_a_policy_in_testing() -> None:
 @pytest.mark.parametrize("outcome", ["none", "no-policy"])
 def test_everything_else_is_not_found(outcome: str) -> None:
     none = Decision("bob.example", outcome, "policy-found")  # type: ignore[arg-type]
-    assert set(replies(none).values()) == {NOT_FOUND}
+    told = replies(none)
+    assert {told.pop("line"), told.pop("tcp-table")} == {"none", "500 not%20found"}
+    assert set(told.values()) == {NOT_FOUND}
 
 
 TESTING = Policy("testing", ("mx.bob.example",), 60)
@@ -102,7 +107,18 @@ def test_law_4_dane_is_said_to_none_but_those_who_ask_for_it(
 def test_the_level_of_a_rule_is_said_to_all_who_understand_levels() -> None:
     what = Decision("bob.example", "no-policy", "override", level="dane-only")
     told = replies(what)
-    assert {reply for name, reply in told.items() if name != "sts"} == {"OK dane-only"}
+    assert (told.pop("sts"), told.pop("line")) == (NOT_FOUND, "none")
+    assert told.pop("tcp-table") == "200 dane-only"
+    assert set(told.values()) == {"OK dane-only"}
+
+
+def test_query_tells_what_every_kind_of_mta_is_told() -> None:
+    told = replies(decision("enforce", Policy("enforce", ("mx.bob.example", "*.bob.net"), 60)))
+    assert set(told) == set(MTAS)
+    assert told["line"] == "enforce mx.bob.example:*.bob.net"
+    match = "match=mx.bob.example:.bob.net"
+    assert told["tcp-table"] == f"200 secure%20{match}%20servername=hostname"
+    assert told["sts"] == f"OK secure {match} servername=hostname"
 
 
 def test_map_names() -> None:

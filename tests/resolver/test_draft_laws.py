@@ -17,8 +17,8 @@ import pytest
 from smtp_sts.config import Override, PolicySection
 from smtp_sts.lab.world import World
 from smtp_sts.mta.line import answer as line_answer
-from smtp_sts.mta.profiles import replies
 from smtp_sts.mta.tcp_table import answer as tcp_table_answer
+from smtp_sts.mta.told import replies
 from smtp_sts.resolver import Decision, overrides
 from smtp_sts.resolver.decision import Draft
 from smtp_sts.resolver.dialects import DialectResolver

@@ -10,7 +10,7 @@ import pytest
 
 from smtp_sts.config import Override, PolicySection
 from smtp_sts.lab.names import TTL, Names
-from smtp_sts.mta.profiles import replies
+from smtp_sts.mta.told import replies
 from smtp_sts.resolver import overrides
 
 from .scene import Scene, scene

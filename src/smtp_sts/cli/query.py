@@ -133,13 +133,14 @@ def _level(data: dict[str, Any]) -> str:
     said = data["replies"]["postfix"].partition(" ")[2]
     if data["reason"] != "override" or data["outcome"] != "no-policy" or not said:
         return ""
-    return f"Postfix sends at its level {said!r}; other MTAs as ever"
+    return f"Postfix sends at its level {said!r}; Exim and Sendmail know no levels and send as ever"
 
 
 def _print(data: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from smtp_sts.mta.told import MTAS
     from smtp_sts.policy import DIALECTS
     from smtp_sts.resolver.decision import MEANINGS, REASONS
 
@@ -163,6 +164,11 @@ def _print(data: dict[str, Any]) -> None:
         row("dialect", DIALECTS[data["policy"]["dialect"]])
         row("from", f"{data['from']}, fetched {data['fetched_at']}, expires {data['expires_at']}")
     console.print(Text("an MTA is told", style="bold"))
-    for name, reply in data["replies"].items():
+    # A daemon of another version may know other profiles.
+    told = {
+        name if (mta := MTAS.get(name, "Postfix")) == "Postfix" else f"{name} ({mta})": reply
+        for name, reply in data["replies"].items()
+    }
+    for name, reply in told.items():
         more = f"... ({len(reply)} bytes; whole with --json)" if len(reply) > _SHOWN else ""
-        row(f"  {name}", reply[:_SHOWN] + more, width=max(map(len, data["replies"])) + 4)
+        row(f"  {name}", reply[:_SHOWN] + more, width=max(map(len, told)) + 4)

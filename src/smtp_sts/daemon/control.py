@@ -32,7 +32,7 @@ from typing import Any, Final
 import msgspec
 
 from smtp_sts.daemon.peers import Peers
-from smtp_sts.mta.profiles import replies
+from smtp_sts.mta.told import replies
 from smtp_sts.policy import NextHopError, draft_record_name, policy_domain
 from smtp_sts.resolver import Keeper
 from smtp_sts.resolver.decision import as_data

@@ -14,7 +14,7 @@ import msgspec
 
 from smtp_sts.config import Config, dialects, nameservers
 from smtp_sts.mta.draft_lookup import PREFIX, kept, look_up_draft
-from smtp_sts.mta.profiles import replies
+from smtp_sts.mta.told import replies
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.dnswire import MX
 from smtp_sts.net.failure import NetFailure

@@ -160,8 +160,3 @@ def profile_name(map_name: str) -> str:
 def profile_of(map_name: str) -> Profile:
     """How that profile renders a decision."""
     return PROFILES[profile_name(map_name)]
-
-
-def replies(decision: Decision) -> dict[str, str]:
-    """Every profile's exact reply."""
-    return {name: render(decision) for name, render in PROFILES.items()}

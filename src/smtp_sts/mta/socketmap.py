@@ -20,9 +20,10 @@ from typing import Final, cast
 import msgspec
 
 from smtp_sts.mta import netstring
-from smtp_sts.mta.profiles import NOT_FOUND, PROFILES, profile_name, replies, stsmx
+from smtp_sts.mta.profiles import NOT_FOUND, PROFILES, profile_name, stsmx
 from smtp_sts.mta.ready import Ready
 from smtp_sts.mta.service import Connection, Service
+from smtp_sts.mta.told import replies
 from smtp_sts.resolver.decision import Decision, as_data
 
 #: The map that answers with the whole decision, for `smtp-sts query --server`.

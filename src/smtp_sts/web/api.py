@@ -18,8 +18,8 @@ from urllib.parse import unquote_to_bytes
 from aiohttp import web
 
 from smtp_sts import __version__
-from smtp_sts.mta.profiles import replies
 from smtp_sts.mta.service import Service
+from smtp_sts.mta.told import replies
 from smtp_sts.policy import NextHopError, policy_domain
 from smtp_sts.resolver.decision import as_data
 from smtp_sts.web import openapi, server

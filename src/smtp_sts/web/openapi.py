@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
 from smtp_sts import __version__
-from smtp_sts.mta.profiles import PROFILES
+from smtp_sts.mta.told import MTAS
 from smtp_sts.policy import Constraint, Dialect
 from smtp_sts.resolver.decision import REASONS, Outcome, Source
 
@@ -85,7 +85,7 @@ class Answer(Struct, forbid_unknown_fields=True):
     expires_at: Time | None
     replies: Annotated[
         dict[str, str],
-        Meta(description=f"what an MTA is told, by reply profile: {', '.join(PROFILES)}"),
+        Meta(description=f"what an MTA is told, by reply profile or protocol: {', '.join(MTAS)}"),
     ]
     steps: list[Step]
 
