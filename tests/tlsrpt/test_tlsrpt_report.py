@@ -19,7 +19,7 @@ from smtp_sts.tlsrpt import (
     read_json,
     split,
 )
-from smtp_sts.tlsrpt.reading import MAX_JSON, MAX_ODDITIES
+from smtp_sts.tlsrpt.bounds import MAX_ODDITIES, MAX_UNPACKED
 from smtp_sts.tlsrpt.results import CODES, POLICY_CODES, POLICY_TYPES
 
 from .samples import EXPIRED, REPORT, REPORTS, STS
@@ -244,7 +244,7 @@ def test_invalid_utf8_does_not_lose_a_report() -> None:
         (_body({"policies": None}), "report-no-policies"),
         (b"[" * 100_000 + b"]" * 100_000, "report-too-deep"),
         (b'{"policies": [' + b"[]," * 1_000_000 + b"[]]}", "report-too-large"),
-        (b" " * (MAX_JSON + 1), "report-too-large"),
+        (b" " * (MAX_UNPACKED + 1), "report-too-large"),
         (b'{"policies": [], "x": "\\ud800"}', "report-not-json"),
     ],
 )

@@ -130,3 +130,68 @@ def test_many_failures_are_cut_and_said_to_be(tmp_path: Path) -> None:
     report = msgspec.structs.replace(REPORT, policies=(PolicyResult(STS, 1, 9, failures),))
     (tmp_path / "r").write_bytes(report.render())
     assert "and 149 more; --json prints them all" in _show(tmp_path / "r").output
+
+
+UNSEEN = "\x7f\x9b\u061c\u200f\u202e\u2066\U000e0001"
+
+
+@pytest.mark.parametrize("name", ["organization_name", "contact_info"])
+def test_law_5_json_shows_controls_as_escapes_and_means_the_same(tmp_path: Path, name: str) -> None:
+    evil = f"a{UNSEEN}\x1b[2Jé"
+    body = msgspec.json.encode(msgspec.structs.replace(REPORT, **{name: evil}).plain())
+    (tmp_path / "r").write_bytes(body)
+    output = _show(tmp_path / "r", "--json").output
+    assert all(c.isprintable() or c == "\n" for c in output)
+    assert "\\u202e" in output and "é" in output
+    assert json.loads(output)["report"][name.replace("_", "-")] == evil
+    plain = _show(tmp_path / "r").output
+    assert all(c.isprintable() or c == "\n" for c in plain)
+    assert "\\u202e" in plain
+
+
+LINES = '{"policy":{"policy-string":[' + ",".join(['"x"'] * 700) + "]}}"
+DETAILS = '{"failure-details":[' + ",".join(['{"result-type":"' + "x y" * 700 + '"}'] * 60) + "]}"
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+@pytest.mark.parametrize(
+    "policies",
+    [
+        ["{}"] * 260_000,
+        [LINES] * 900,
+        ['{"policy":{"policy-type":"' + "\x9b\x7f" * 1000 + '"}}'] * 3000,
+        [DETAILS] * 100,
+    ],
+    ids=["empty", "lines", "controls", "details"],
+)
+def test_what_a_small_file_prints_is_bounded_in_time_and_bytes(
+    tmp_path: Path, policies: list[str], options: tuple[str, ...]
+) -> None:
+    import time
+
+    moment = '"2026-01-01T00:00:00Z"'
+    dates = f'"start-datetime":{moment},"end-datetime":{moment}'
+    body = f'{{"date-range":{{{dates}}},"policies":[{",".join(policies)}]}}'
+    (tmp_path / "r").write_bytes(pack(body.encode()))
+    began = time.process_time()
+    result = _show(tmp_path / "r", *options)
+    assert result.exit_code == 0
+    assert time.process_time() - began < 15
+    assert len(result.output) < (30_000_000 if options else 300_000)
+    if options:
+        assert any(json.loads(result.output)["left_out"].values())
+    else:
+        assert "left out" in result.output
+
+
+def test_sessions_of_what_is_left_out_are_counted(tmp_path: Path) -> None:
+    from smtp_sts.tlsrpt.bounds import MAX_POLICIES
+
+    data = REPORT.plain()
+    fine = {"summary": {"total-successful-session-count": 1, "total-failure-session-count": 0}}
+    bad = {"summary": {"total-successful-session-count": 2, "total-failure-session-count": 3}}
+    data["policies"] = [fine] * MAX_POLICIES + [bad] * 4
+    (tmp_path / "r").write_bytes(json.dumps(data).encode())
+    result = _show(tmp_path / "r")
+    assert result.exit_code == 1
+    assert "4 policies beyond the first 1,000, with 8 good and 12 failed sessions" in result.output

@@ -81,7 +81,7 @@ def show(config_path: str | None, domain: str, as_json: bool) -> None:
         click.echo(_pretty(_shown_data(shown)))
     else:
         for name, text in _shown_rows(shown):
-            click.echo(f"{name:<17}{text}")
+            click.echo(f"{name:<17}{_plain(text)}")
 
 
 @cache.command()
@@ -353,12 +353,12 @@ def _table(rows: Iterable[Entry]) -> Iterator[str]:
 
 def _json_list(rows: Iterable[Entry]) -> Iterator[str]:
     """One JSON list, a policy a line, as they come."""
-    import msgspec
+    from smtp_sts.cli.printing import to_json
 
     before = "["
     for entry in rows:
         row = dict(zip(_COLUMNS, _row(entry), strict=True))
-        yield before + msgspec.json.encode(row).decode()
+        yield before + to_json(row, indent=0)
         before = ","
     yield "[]" if before == "[" else "]"
 
@@ -416,9 +416,9 @@ def _of_draft(policy: dict[str, Any]) -> str:
 
 
 def _pretty(data: object) -> str:
-    import msgspec
+    from smtp_sts.cli.printing import to_json
 
-    return msgspec.json.format(msgspec.json.encode(data), indent=2).decode()
+    return to_json(data)
 
 
 def _plain(text: str) -> str:

@@ -292,9 +292,9 @@ def _perform(
             raise SystemExit(3) from None
     wrong, unsupported = forms.count(results, "wrong"), forms.count(results, "not supported")
     if as_json:
-        import json
+        from smtp_sts.cli.printing import to_json
 
-        click.echo(json.dumps(forms.as_data(results, seconds), indent=2))
+        click.echo(to_json(forms.as_data(results, seconds)))
         raise SystemExit(1 if wrong else 0)
     _print(results)
     if wrong or unsupported:

@@ -59,8 +59,6 @@ def convert(
 
     Status 0 where it was converted, 2 where FILE or an option is not valid.
     """
-    import msgspec
-
     from smtp_sts.policy import MAX_SIZE, LanguageError, NextHopError, policy_domain
     from smtp_sts.policy.dialect import DIALECTS, dialect_of
 
@@ -79,7 +77,9 @@ def convert(
     except OSError as error:
         _fail(str(error))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(result), indent=2))
+        from smtp_sts.cli.printing import to_json
+
+        click.echo(to_json(result))
         return
     for loss in result["losses"]:
         click.echo(f"smtp-sts: lost: {loss}", err=True)

@@ -10,6 +10,8 @@ import click
 if TYPE_CHECKING:
     from smtp_sts.config import Config
 
+#: Characters of one line.
+MAX_LINE: Final = 4000
 #: More of a reply is for programs (characters).
 _SHOWN: Final = 600
 _COLOURS: Final = {
@@ -86,7 +88,9 @@ def query(
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(3)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
+        from smtp_sts.cli.printing import to_json
+
+        click.echo(to_json(data))
     else:
         _print(data)
     sys.exit(_status(data))
@@ -140,6 +144,7 @@ def _print(data: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from smtp_sts.cli.printing import one_line
     from smtp_sts.mta.told import MTAS
     from smtp_sts.policy import DIALECTS
     from smtp_sts.resolver.decision import MEANINGS, REASONS
@@ -147,7 +152,11 @@ def _print(data: dict[str, Any]) -> None:
     console = Console(soft_wrap=True, highlight=False)
 
     def row(name: str, text: str, style: str = "", width: int = 17) -> None:
-        console.print(Text(f"{name:<{width}}", style="bold"), Text(text, style=style), sep="")
+        console.print(
+            Text(f"{name:<{width}}", style="bold"),
+            Text(one_line(text, MAX_LINE), style=style),
+            sep="",
+        )
 
     colour = _COLOURS.get(data["outcome"], "red" if _status(data) else "")
     row("domain", data["domain"])

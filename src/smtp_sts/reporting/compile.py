@@ -27,8 +27,9 @@ from smtp_sts.tlsrpt import (
     day_range,
     split,
 )
+from smtp_sts.tlsrpt.bounds import MAX_TEXT
 from smtp_sts.tlsrpt.names import clean, domain_name, ip_address, mail_address
-from smtp_sts.tlsrpt.report import MAX_COUNT, MAX_TEXT
+from smtp_sts.tlsrpt.report import MAX_COUNT
 from smtp_sts.tlsrpt.results import GENERAL_FAILURE, POLICY_TYPES, RESULTS
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -26,7 +26,7 @@ from smtp_sts.tlsrpt import (
     split_draft,
     to_draft,
 )
-from smtp_sts.tlsrpt.report import MAX_TEXT
+from smtp_sts.tlsrpt.bounds import MAX_TEXT
 
 #: The limit of a report that is cut later, by what its addressees take.
 _WHOLE: Final = 1 << 62

@@ -8,25 +8,34 @@ prints it cleans it (`names.clean`).
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
+from smtp_sts.tlsrpt.bounds import (
+    MAX_ALL_TEXT,
+    MAX_FAILURES,
+    MAX_LIST,
+    MAX_LIST_TEXT,
+    MAX_ODDITIES,
+    MAX_TEXT,
+)
 from smtp_sts.tlsrpt.draft00_report import DraftFailure, DraftReport, from_epoch
 from smtp_sts.tlsrpt.draft00_results import NAMES
 from smtp_sts.tlsrpt.errors import ReportError, shown
 from smtp_sts.tlsrpt.names import domain_name, ip_address
-from smtp_sts.tlsrpt.reading import MAX_ODDITIES
-from smtp_sts.tlsrpt.report import MAX_COUNT, MAX_TEXT
+from smtp_sts.tlsrpt.reading import LeftOut
+from smtp_sts.tlsrpt.report import MAX_COUNT
 
 if TYPE_CHECKING:
     from lxml import etree
 
 _NUMBER: Final = re.compile(r"\+?[0-9]{1,16}", re.ASCII)
-_MAX_MX: Final = 1000
 #: Elements that only a DMARC report has; it has the same root.
 _DMARC: Final = ("policy_published", "identifiers", "auth_results")
 
@@ -36,6 +45,7 @@ class ReadDraftReport(msgspec.Struct, frozen=True):
 
     report: DraftReport
     oddities: tuple[str, ...]
+    left_out: LeftOut = LeftOut()
 
 
 def read_xml(body: bytes) -> ReadDraftReport:
@@ -50,7 +60,8 @@ def read_xml(body: bytes) -> ReadDraftReport:
     reader = _Reader()
     report = reader.report(root)
     oddities += schema_faults(root) + reader.oddities
-    return ReadDraftReport(report, tuple(oddities[:MAX_ODDITIES]))
+    reader.left["oddities"] += len(oddities[MAX_ODDITIES:])
+    return ReadDraftReport(report, tuple(oddities[:MAX_ODDITIES]), LeftOut(**reader.left))
 
 
 def _name(element: etree._Element) -> str:
@@ -70,10 +81,14 @@ class _Reader:
 
     def __init__(self) -> None:
         self.oddities: list[str] = []
+        self.left: Counter[str] = Counter()
+        self.characters = MAX_ALL_TEXT
 
     def odd(self, place: str, message: str) -> None:
         if len(self.oddities) < MAX_ODDITIES:
             self.oddities.append(f"{place}: {message}")
+        else:
+            self.left["oddities"] += 1
 
     def report(self, root: etree._Element) -> DraftReport:
         metadata = _child(root, "report_metadata")
@@ -87,6 +102,13 @@ class _Reader:
         if end < start:
             self.odd("date_range", "ends before it begins")
         domain = self.text(policy, "domain", "applied_policy", needed=True)
+        every = _children(root, "record")
+        records = list(itertools.islice(every, MAX_FAILURES))
+        for beyond in every:
+            self.left["failures"] += 1
+            self.left["failed_sessions"] += self.count(
+                "record", self.text(beyond, "count", "record")
+            )
         return DraftReport(
             organization_name=self.text(metadata, "org_name", "report_metadata", needed=True),
             contact=self.text(metadata, "email", "report_metadata", needed=True),
@@ -98,8 +120,7 @@ class _Reader:
             constraint=self.constraint(policy),
             enforced=self.enforced(root),
             failures=tuple(
-                self.failure(f"record[{i}]", record)
-                for i, record in enumerate(_children(root, "record"))
+                self.failure(f"record[{i}]", record) for i, record in enumerate(records)
             ),
             extra_contact=self.text(metadata, "extra_contact_info", "report_metadata"),
         )
@@ -112,7 +133,16 @@ class _Reader:
             self.odd(f"{place}.{name}", "empty")  # the schema says so where it is absent
         if len(text) > MAX_TEXT:
             self.odd(f"{place}.{name}", f"longer than {MAX_TEXT} characters: cut")
+            self.left["texts"] += 1
             text = text[:MAX_TEXT]
+        return self.within(text)
+
+    def within(self, text: str) -> str:
+        """The text, or "" where all texts together have become too long."""
+        if len(text) > self.characters:
+            self.left["texts"] += 1
+            return ""
+        self.characters -= len(text)
         return text
 
     def moment(self, dates: etree._Element | None, name: str) -> datetime:
@@ -128,12 +158,16 @@ class _Reader:
 
     def patterns(self, policy: etree._Element) -> tuple[str, ...]:
         # The schema has one mx; several would be how others write several patterns.
-        texts = [(e.text or "") for e in _children(policy, "mx")]
-        patterns = [p.strip() for text in texts for p in text.split(",")]
+        text = ",".join((e.text or "")[: MAX_LIST_TEXT + 1] for e in _children(policy, "mx"))
+        if len(text) > MAX_LIST_TEXT:
+            self.odd("applied_policy.mx", f"longer than {MAX_LIST_TEXT} characters: cut")
+            self.left["texts"] += 1
+        patterns = [p.strip() for p in text[:MAX_LIST_TEXT].split(",")]
         patterns = [f"*{p[1:]}" if p.startswith("_.") else p for p in patterns if p]
-        if len(patterns) > _MAX_MX:
-            self.odd("applied_policy.mx", f"more than {_MAX_MX} patterns: cut")
-        return tuple(p[:MAX_TEXT] for p in patterns[:_MAX_MX])
+        if len(patterns) > MAX_LIST:
+            self.odd("applied_policy.mx", f"more than {MAX_LIST} patterns: cut")
+        self.left["strings"] += max(0, len(patterns) - MAX_LIST)
+        return tuple(self.within(p[:MAX_TEXT]) for p in patterns[:MAX_LIST])
 
     def constraint(self, policy: etree._Element) -> Literal["webpki", "tlsa"]:
         text = self.text(policy, "constraint", "applied_policy").lower()

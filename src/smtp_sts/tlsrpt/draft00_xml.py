@@ -17,20 +17,11 @@ from typing import Final, TypeAlias
 
 from lxml import etree
 
+from smtp_sts.tlsrpt.bounds import MAX_DEPTH, MAX_FAULTS, MAX_PREFIXES, MAX_TAGS, MAX_UNPACKED
 from smtp_sts.tlsrpt.errors import ReportError, shown
 from smtp_sts.tlsrpt.names import clean
 
 NAMESPACE: Final = "http://www.example.org/smtp-sts-xml/0.1"
-#: XML of one report, unpacked, bytes.
-MAX_XML: Final = 32 * 1024 * 1024
-#: Tags and attributes in it: bounds the memory that the tree takes (about a kilobyte each).
-MAX_TAGS: Final = 250_000
-#: Prefixes of namespaces; a report needs one at most.
-MAX_PREFIXES: Final = 64
-#: Levels; a report has four.
-MAX_DEPTH: Final = 32
-#: Sentences of the schema about one report that are kept.
-MAX_FAULTS: Final = 20
 _RECORDS_AT_ONCE: Final = 500
 
 #: What a report is written from: names with a text, or with what stands inside.
@@ -99,8 +90,8 @@ def parse(body: bytes) -> tuple[etree._Element, list[str]]:
     Elements without a namespace are taken: the schema of appendix 3, by its letter, has them so.
     Raises ReportError.
     """
-    if len(body) > MAX_XML:
-        raise ReportError("report-too-large", f"{len(body)} bytes of XML; {MAX_XML} at most")
+    if len(body) > MAX_UNPACKED:
+        raise ReportError("report-too-large", f"{len(body)} bytes of XML; {MAX_UNPACKED} at most")
     oddities: list[str] = []
     text = _decode(body, oddities)
     # Without a document type there are no entities but the five of XML itself.

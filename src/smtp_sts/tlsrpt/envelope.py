@@ -2,51 +2,48 @@
 
 Promises: `compose` gives a message ready to be signed, of ASCII and CRLF and lines of at most 998
 bytes, whose header holds nothing but checked names; `open_report` finds the report in a mail or a
-file, or raises `EnvelopeError` or `ReportError`; nothing else comes out, whatever bytes go in.
+file, or raises `EnvelopeError` or `ReportError`; nothing else comes out, whatever bytes go in, and
+what they cost is bounded (`bounds`).
 Must not: verify a signature. What the report says counts before what the mail says (section 5.6).
 """
 
 from __future__ import annotations
 
 import base64
-import email
-import email.message
-import email.policy
 import email.utils
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
 
 import msgspec
 
+from smtp_sts.tlsrpt.bounds import MAX_TRIED, MAX_UNPACKED
 from smtp_sts.tlsrpt.draft00_conversion import to_rfc8460
 from smtp_sts.tlsrpt.draft00_reading import read_xml
 from smtp_sts.tlsrpt.draft00_report import DraftReport
 from smtp_sts.tlsrpt.errors import EnvelopeError, TlsrptError, shown
-from smtp_sts.tlsrpt.names import clean, domain_name, mail_address
-from smtp_sts.tlsrpt.packing import GZIP_MAGIC, MAX_PACKED, ZIP_MAGIC, pack, unpack
+from smtp_sts.tlsrpt.mime import Part, parts_of
+from smtp_sts.tlsrpt.names import domain_name, mail_address
+from smtp_sts.tlsrpt.packing import GZIP_MAGIC, ZIP_MAGIC, pack, unpack
 from smtp_sts.tlsrpt.reading import ReadReport, read_json
 from smtp_sts.tlsrpt.report import Report
 
 MEDIA_TYPE_GZIP: Final = "application/tlsrpt+gzip"
 MEDIA_TYPE_JSON: Final = "application/tlsrpt+json"
-#: base64 makes four bytes of three, and a mail has a header.
-MAX_MAIL: Final = MAX_PACKED * 3 // 2
 #: What a DKIM signature is to cover, if present (sections 3 and 5.3).
 SIGNED_HEADERS: Final = (
     "From", "To", "Subject", "Date", "Message-ID", "MIME-Version", "Content-Type",
     "TLS-Report-Domain", "TLS-Report-Submitter", "TLS-Required",
 )  # fmt: skip
-_MAX_PARTS: Final = 50
 _UNIQUE: Final = re.compile(r"[A-Za-z0-9]{1,64}", re.ASCII)
 _JSON_START: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]|\xff\xfe|\xfe\xff")
 # UTF-16 has a NUL beside each of these characters.
 _XML_START: Final = re.compile(
-    rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\x00]*<\x00?(?:\?\x00?x|([\w.-]+:)?\x00?f\x00?e\x00?e)"
+    rb"(?:\xef\xbb\xbf|\xff\xfe|\xfe\xff)?[\s\x00]*<\x00?(?:\?\x00?x|([\w.-]{1,64}:)?\x00?f\x00?e\x00?e)"
 )
-_HEADER_LINE: Final = re.compile(rb"(?:From |[!-9;-~]+[ \t]*:)")
+_HEADER_LINE: Final = re.compile(rb"(?:From |[!-9;-~]{1,200}[ \t]{0,10}:)")
 
 
 class Enclosed(msgspec.Struct, frozen=True):
@@ -189,7 +186,7 @@ def open_report(data: bytes) -> Enclosed:
     Raises EnvelopeError where none is found, ReportError where what was found is none.
     """
     if _may_be_report(data):
-        return _read(data)
+        return _read(unpack(data))
     if not _HEADER_LINE.match(data.lstrip()):
         raise EnvelopeError(
             "not-a-report", "neither JSON, nor XML, nor gzip, nor ZIP, nor a mail: no TLS report"
@@ -198,32 +195,33 @@ def open_report(data: bytes) -> Enclosed:
 
 
 def _open_mail(data: bytes) -> Enclosed:
-    if len(data) > MAX_MAIL:
-        raise EnvelopeError("mail-too-large", f"{len(data)} bytes; a mail has {MAX_MAIL} at most")
-    try:
-        # compat32: the newer policies parse header fields, and raise what they like on the way
-        message = email.message_from_bytes(data, policy=email.policy.compat32)
-        leaves = list(_leaves(message))
-    except RecursionError:
-        raise EnvelopeError("mail-too-deep", "the mail's parts are nested too deeply") from None
+    message, leaves = parts_of(data)
     failure: TlsrptError | None = None
+    room, tried = MAX_UNPACKED, 0
     for part in sorted(leaves, key=_rank):
-        content = _content(part)
+        content = part.content()
         if not _may_be_report(content):
             continue
+        tried += 1
+        if tried > MAX_TRIED:
+            break
         try:
-            found = _read(content)
+            body = unpack(content, room)
+            room -= len(body)
+            found = _read(body)
         except TlsrptError as error:
             failure = failure or error  # that of the likeliest part
+            if error.slug == "unpacked-too-large":
+                break
             continue
         return msgspec.structs.replace(
             found,
-            domain=domain_name(_header(message, "TLS-Report-Domain")),
-            submitter=domain_name(_header(message, "TLS-Report-Submitter")),
-            sender=_header(message, "From"),
-            subject=_header(message, "Subject"),
-            message_id=_header(message, "Message-ID"),
-            file_name=_file_name(part),
+            domain=domain_name(message.field("TLS-Report-Domain")),
+            submitter=domain_name(message.field("TLS-Report-Submitter")),
+            sender=message.field("From"),
+            subject=message.field("Subject"),
+            message_id=message.field("Message-ID"),
+            file_name=part.file_name(),
         )
     if failure is not None:
         raise failure
@@ -237,45 +235,18 @@ def _may_be_report(data: bytes) -> bool:
     return packed or bool(_JSON_START.match(data) or _XML_START.match(data))
 
 
-def _read(data: bytes) -> Enclosed:
-    body = unpack(data)
+def _read(body: bytes) -> Enclosed:
     if not _XML_START.match(body):
         return Enclosed(read_json(body))
     found = read_xml(body)
-    return Enclosed(ReadReport(to_rfc8460(found.report).report, found.oddities), found.report)
+    converted = to_rfc8460(found.report).report
+    return Enclosed(ReadReport(converted, found.oddities, found.left_out), found.report)
 
 
-def _leaves(message: email.message.Message) -> Iterator[email.message.Message]:
-    leaves = (part for part in message.walk() if not part.is_multipart())
-    for _, part in zip(range(_MAX_PARTS), leaves, strict=False):
-        yield part
-
-
-def _rank(part: email.message.Message) -> int:
+def _rank(part: Part) -> int:
     """The likeliest part first: by media type, then by file name, then the rest."""
     if "tlsrpt" in part.get_content_type():
         return 0
-    if _file_name(part).lower().endswith((".json", ".xml", ".gz", ".zip")):
+    if part.file_name().lower().endswith((".json", ".xml", ".gz", ".zip")):
         return 1
     return 3 if part.get_content_maintype() == "text" else 2
-
-
-def _file_name(part: email.message.Message) -> str:
-    try:
-        name = part.get_filename("")
-    except (ValueError, LookupError, TypeError, AttributeError):  # RFC 2231 gone wrong
-        return ""
-    return clean(name, 1024) if isinstance(name, str) else ""
-
-
-def _content(part: email.message.Message) -> bytes:
-    """The decoded content; base64 is read as far as it can be (Google's, for one)."""
-    try:
-        content = part.get_payload(decode=True)
-    except (ValueError, LookupError):
-        return b""
-    return content if isinstance(content, bytes) else b""
-
-
-def _header(message: email.message.Message, name: str) -> str:
-    return clean(str(message.get(name, "")), 1024)

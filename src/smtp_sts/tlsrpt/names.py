@@ -21,7 +21,9 @@ _ADDRESS_BYTES: Final = 45
 _ATEXT: Final = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
 _LOCAL_PART: Final = re.compile(rf"{_ATEXT}(?:\.{_ATEXT})*", re.ASCII)
 # C0, DEL and C1, lone surrogates, and marks that change the direction of what follows
-_UNFIT: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
+_UNFIT: Final = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+"
+)
 
 
 def domain_name(text: str) -> str:

@@ -14,15 +14,17 @@ import zipfile
 import zlib
 from typing import Final
 
+from smtp_sts.tlsrpt.bounds import (
+    MAX_GZIP_MEMBERS,
+    MAX_PACKED,
+    MAX_UNPACKED,
+    MAX_ZIP_ENTRIES,
+)
 from smtp_sts.tlsrpt.errors import EnvelopeError
-from smtp_sts.tlsrpt.reading import MAX_JSON
 
 GZIP_MAGIC: Final = b"\x1f\x8b"
 ZIP_MAGIC: Final = b"PK\x03\x04"
-#: Packed bytes that are looked at, at all.
-MAX_PACKED: Final = 25 * 1024 * 1024
-#: Each further member costs a copy of the rest.
-_MAX_MEMBERS: Final = 16
+_ZIP_ENTRY: Final = b"PK\x01\x02"
 _STEP: Final = 256 * 1024
 
 
@@ -31,7 +33,7 @@ def pack(body: bytes) -> bytes:
     return gzip.compress(body, compresslevel=6, mtime=0)
 
 
-def unpack(data: bytes, limit: int = MAX_JSON) -> bytes:
+def unpack(data: bytes, limit: int = MAX_UNPACKED) -> bytes:
     """What is inside gzip or ZIP, or `data` itself if it is neither. Raises EnvelopeError."""
     if len(data) > MAX_PACKED:
         raise EnvelopeError(
@@ -41,11 +43,13 @@ def unpack(data: bytes, limit: int = MAX_JSON) -> bytes:
         return _gunzip(data, limit)
     if data.startswith(ZIP_MAGIC):
         return _unzip(data, limit)
+    if len(data) > limit:
+        raise _bomb(limit)
     return data
 
 
 def _bomb(limit: int) -> EnvelopeError:
-    return EnvelopeError("unpacked-too-large", f"unpacks to more than {limit} bytes")
+    return EnvelopeError("unpacked-too-large", f"has more than {limit} bytes, unpacked")
 
 
 def _gunzip(data: bytes, limit: int) -> bytes:
@@ -54,8 +58,8 @@ def _gunzip(data: bytes, limit: int) -> bytes:
     # RFC 1952 section 2.2: a file is one member or more; what follows the last is left alone
     while data.startswith(GZIP_MAGIC):
         members += 1
-        if members > _MAX_MEMBERS:
-            raise EnvelopeError("gzip-members", f"more than {_MAX_MEMBERS} gzip files in one")
+        if members > MAX_GZIP_MEMBERS:
+            raise EnvelopeError("gzip-members", f"more than {MAX_GZIP_MEMBERS} gzip files in one")
         member = zlib.decompressobj(wbits=31)
         try:
             while not member.eof:
@@ -75,6 +79,9 @@ def _gunzip(data: bytes, limit: int) -> bytes:
 
 
 def _unzip(data: bytes, limit: int) -> bytes:
+    # zipfile makes an object of each before it can be asked how many there are
+    if data.count(_ZIP_ENTRY) > MAX_ZIP_ENTRIES:
+        raise EnvelopeError("zip-files", "many files in the ZIP archive; a report is one")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             files = [info for info in archive.infolist() if not info.is_dir()]

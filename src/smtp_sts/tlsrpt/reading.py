@@ -1,7 +1,8 @@
 """Reports as others write them: read whatever can be understood (RFC 8460 section 4.4). No I/O.
 
 Promises: `read_json` gives a report with a list of what was odd about it, or raises `ReportError`;
-nothing else comes out, whatever bytes go in. Every oddity it forgives was seen in a report of a
+nothing else comes out, whatever bytes go in. What it costs is bounded (`bounds`); what is beyond is
+counted. Every oddity it forgives was seen in a report of a
 large sender, or in one that another reader refused whole. Text of strangers is kept as it came, but
 for lone surrogates and its length; who prints it cleans it (`names.clean`).
 """
@@ -10,30 +11,35 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 import msgspec
 
+from smtp_sts.tlsrpt.bounds import (
+    MAX_ALL_TEXT,
+    MAX_FAILURES,
+    MAX_LIST,
+    MAX_LIST_TEXT,
+    MAX_MOMENT,
+    MAX_ODDITIES,
+    MAX_POLICIES,
+    MAX_STRINGS,
+    MAX_TEXT,
+    MAX_UNPACKED,
+    MAX_VALUES,
+)
 from smtp_sts.tlsrpt.errors import ReportError, shown
 from smtp_sts.tlsrpt.names import domain_name
 from smtp_sts.tlsrpt.report import (
     MAX_COUNT,
-    MAX_TEXT,
     AppliedPolicy,
     Failure,
     PolicyResult,
     Report,
 )
 from smtp_sts.tlsrpt.results import POLICY_TYPES, RESULTS
-
-#: JSON of one report, unpacked, bytes.
-MAX_JSON: Final = 32 * 1024 * 1024
-#: Commas and brackets in it: bounds the memory that values take once they are decoded.
-MAX_VALUES: Final = 1_500_000
-#: Sentences about oddities that are kept of one report.
-MAX_ODDITIES: Final = 20
-_MAX_LIST: Final = 1000
 
 _MARKS: Final = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -44,22 +50,61 @@ _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
 _COUNT: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """How much of a report is beyond `bounds`, and so is not in what was read.
+
+    `successful` and `failed` are the sessions under `policies`, and `failed_sessions` those of
+    `failures`. `texts` are those that were cut or left out.
+    """
+
+    policies: int = 0
+    successful: int = 0
+    failed: int = 0
+    failures: int = 0
+    failed_sessions: int = 0
+    strings: int = 0
+    texts: int = 0
+    oddities: int = 0
+
+    def sentences(self) -> list[str]:
+        """The same for people; empty where nothing was left out."""
+        said = []
+        if self.policies:
+            said.append(
+                f"{self.policies:,} policies beyond the first {MAX_POLICIES:,}, with "
+                f"{self.successful:,} good and {self.failed:,} failed sessions"
+            )
+        if self.failures:
+            said.append(
+                f"{self.failures:,} failure details beyond the first {MAX_FAILURES:,}, of "
+                f"{self.failed_sessions:,} sessions"
+            )
+        if self.strings:
+            said.append(f"{self.strings:,} policy lines and MX hosts")
+        if self.texts:
+            said.append(f"the end, or the whole, of {self.texts:,} texts")
+        if self.oddities:
+            said.append(f"{self.oddities:,} more that is not as it should be")
+        return said
+
+
 class ReadReport(msgspec.Struct, frozen=True):
     """A report, and sentences on what about it is not as RFC 8460 has it; "" for absent text."""
 
     report: Report
     oddities: tuple[str, ...]
+    left_out: LeftOut = LeftOut()
 
 
 def read_json(body: bytes) -> ReadReport:
     """Read one report. Raises ReportError."""
-    if len(body) > MAX_JSON:
-        raise ReportError("report-too-large", f"{len(body)} bytes of JSON; {MAX_JSON} at most")
+    if len(body) > MAX_UNPACKED:
+        raise ReportError("report-too-large", f"{len(body)} bytes of JSON; {MAX_UNPACKED} at most")
     reader = _Reader()
     data = _decode(body, reader)
     if not isinstance(data, dict):
         raise ReportError("report-not-object", "the JSON is no object, so no TLS report")
-    return ReadReport(reader.report(data), tuple(reader.oddities))
+    return ReadReport(reader.report(data), tuple(reader.oddities), LeftOut(**reader.left))
 
 
 def _decode(body: bytes, reader: _Reader) -> object:
@@ -68,7 +113,7 @@ def _decode(body: bytes, reader: _Reader) -> object:
             reader.odd("", "a byte-order mark at the start")
             body = body[len(mark) :].decode(encoding, "replace").encode()
             break
-    if sum(map(body.count, (b",", b"[", b"{"))) > MAX_VALUES:
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
         raise ReportError("report-too-large", f"more than {MAX_VALUES} values in it")
     try:
         body.decode()
@@ -88,10 +133,18 @@ class _Reader:
 
     def __init__(self) -> None:
         self.oddities: list[str] = []
+        #: by the names of `LeftOut`
+        self.left: Counter[str] = Counter()
+        #: what may still be read
+        self.failures = MAX_FAILURES
+        self.strings = MAX_STRINGS
+        self.characters = MAX_ALL_TEXT
 
     def odd(self, place: str, message: str) -> None:
         if len(self.oddities) < MAX_ODDITIES:
             self.oddities.append(f"{place}: {message}" if place else message)
+        else:
+            self.left["oddities"] += 1
 
     def report(self, data: dict[str, Any]) -> Report:
         if "policies" not in data and "date-range" not in data:
@@ -111,6 +164,8 @@ class _Reader:
             policies = [policies]
         elif not isinstance(policies, list):
             raise ReportError("report-no-policies", "no array of policies", place="policies")
+        for policy in policies[MAX_POLICIES:]:
+            self.leave_policy(policy)
         return Report(
             organization_name=self.text("organization-name", data.get("organization-name"), True),
             start=start,
@@ -119,10 +174,23 @@ class _Reader:
             report_id=self.text("report-id", data.get("report-id"), True),
             policies=tuple(
                 self.policy_result(f"policies[{i}]", p)
-                for i, p in enumerate(policies)
+                for i, p in enumerate(policies[:MAX_POLICIES])
                 if self.is_object(f"policies[{i}]", p)
             ),
         )
+
+    def leave_policy(self, data: object) -> None:
+        """Of what is beyond the bounds its sessions are counted all the same."""
+        self.left["policies"] += 1
+        summary = data.get("summary") if isinstance(data, dict) else None
+        if not isinstance(summary, dict):
+            return
+        for name, key in (
+            ("successful", "total-successful-session-count"),
+            ("failed", "total-failure-session-count"),
+        ):
+            if value := summary.get(key):
+                self.left[name] += self.count(f"policies.summary.{key}", value)
 
     def is_object(self, place: str, value: object) -> bool:
         if isinstance(value, dict):
@@ -144,7 +212,12 @@ class _Reader:
             return ""
         if len(value) > MAX_TEXT:
             self.odd(place, f"longer than {MAX_TEXT} characters: cut")
+            self.left["texts"] += 1
             value = value[:MAX_TEXT]
+        if len(value) > self.characters:
+            self.left["texts"] += 1
+            return ""
+        self.characters -= len(value)
         return _SURROGATE.sub("\ufffd", value)
 
     def count(self, place: str, value: object) -> int:
@@ -161,7 +234,9 @@ class _Reader:
     def moment(self, place: str, value: object) -> datetime:
         if not isinstance(value, str):
             raise ReportError("report-date", "absent, or no string", place=place)
-        text = value.strip()
+        text = value[: MAX_MOMENT + 1].strip()
+        if len(text) > MAX_MOMENT:
+            raise ReportError("report-date", f"{shown(value)} is no date-time", place=place)
         next_day = re.search(r"[Tt ]24:00(:00(\.0+)?)?", text)  # the RFC itself writes 0000-2400
         if next_day:
             text = text.replace("24:00", "00:00", 1)
@@ -185,13 +260,19 @@ class _Reader:
             return ()
         if isinstance(value, str):
             self.odd(place, "a string where an array belongs")
-            value = self.within(place, value)
+            if len(value) > MAX_LIST_TEXT:
+                self.odd(place, f"longer than {MAX_LIST_TEXT} characters: cut")
+                self.left["texts"] += 1
+            value = self.within(place, value[:MAX_LIST_TEXT])
         elif not isinstance(value, list):
             self.odd(place, "no array: left out")
             return ()
-        if len(value) > _MAX_LIST:
-            self.odd(place, f"more than {_MAX_LIST} entries: cut")
-        entries = (self.text(f"{place}[{i}]", v) for i, v in enumerate(value[:_MAX_LIST]))
+        if len(value) > MAX_LIST:
+            self.odd(place, f"more than {MAX_LIST} entries: cut")
+        room = min(MAX_LIST, self.strings)
+        self.left["strings"] += max(0, len(value) - room)
+        self.strings -= min(len(value), room)
+        entries = (self.text(f"{place}[{i}]", v) for i, v in enumerate(value[:room]))
         return tuple(filter(None, entries))
 
     def within(self, place: str, value: str) -> list[Any]:
@@ -223,6 +304,12 @@ class _Reader:
             if "failure-details" in data:
                 self.odd(where, "no array: taken as empty")
             details = []
+        room = self.failures
+        self.failures -= min(len(details), room)
+        for failure in details[room:]:
+            self.left["failures"] += 1
+            if isinstance(failure, dict) and (sessions := failure.get("failed-session-count")):
+                self.left["failed_sessions"] += self.count(where, sessions)
         return PolicyResult(
             policy=self.policy(f"{place}.policy", policy),
             successful=self.count(
@@ -235,7 +322,7 @@ class _Reader:
             ),
             failures=tuple(
                 self.failure(f"{where}[{i}]", f)
-                for i, f in enumerate(details)
+                for i, f in enumerate(details[:room])
                 if self.is_object(f"{where}[{i}]", f)
             ),
         )

@@ -14,14 +14,13 @@ from typing import Any, Final
 
 import msgspec
 
+from smtp_sts.tlsrpt.bounds import MAX_TEXT
 from smtp_sts.tlsrpt.errors import ReportError, shown
 from smtp_sts.tlsrpt.names import clean, domain_name, ip_address, mail_address
 from smtp_sts.tlsrpt.results import POLICY_TYPES, RESULTS
 
 #: I-JSON (RFC 7493 section 2.2): greater integers do not survive every reader.
 MAX_COUNT: Final = 2**53 - 1
-#: The longest text of one field, characters.
-MAX_TEXT: Final = 2048
 #: RFC 5322 id-left "@" id-right, as it stands in the subject; split reports add to the left.
 _REPORT_ID: Final = re.compile(r"[A-Za-z0-9+_-]+(?:\.[A-Za-z0-9+_-]+)*@[a-z0-9._-]+", re.ASCII)
 _MAX_REPORT_ID: Final = 255

@@ -31,8 +31,9 @@ def convert(file: Any, form: str | None, number: int | None) -> None:
     """
     import msgspec
 
+    from smtp_sts.cli.printing import safe_json
     from smtp_sts.tlsrpt import TlsrptError, open_report, to_draft, to_rfc8460
-    from smtp_sts.tlsrpt.envelope import MAX_MAIL
+    from smtp_sts.tlsrpt.bounds import MAX_MAIL
     from smtp_sts.tlsrpt.names import clean
 
     def say(text: str) -> None:
@@ -55,7 +56,9 @@ def convert(file: Any, form: str | None, number: int | None) -> None:
             if draft is not None:
                 converted = to_rfc8460(draft)
                 report, losses = converted.report, converted.losses
-            body = msgspec.json.format(report.render(), indent=2) + b"\n"
+            body = (
+                safe_json(msgspec.json.format(report.render(), indent=2).decode()).encode() + b"\n"
+            )
         elif draft is not None:
             body = draft.render()
         else:

@@ -87,8 +87,6 @@ def import_log(
 
     Status 2 where FILE cannot be read to its end, 3 where the store cannot be used.
     """
-    import msgspec
-
     from smtp_sts.config import ConfigError, load
     from smtp_sts.reporting.hindsight import Hindsight
     from smtp_sts.reporting.import_log import LogError, Options, unpacked
@@ -123,7 +121,9 @@ def import_log(
         if tallies is not None:
             tallies.close()
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(summary), indent=2))
+        from smtp_sts.cli.printing import to_json
+
+        click.echo(to_json(summary))
     else:
         _print(summary, options)
     if summary.damage:

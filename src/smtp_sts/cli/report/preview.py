@@ -25,6 +25,7 @@ def preview(config_path: str | None, domain: str, day: datetime | None, as_json:
     """
     from datetime import UTC
 
+    from smtp_sts.cli.printing import safe_json
     from smtp_sts.config import ConfigError, load
     from smtp_sts.policy.nexthop import policy_domain
     from smtp_sts.reporting.aggregate import DAY
@@ -65,7 +66,7 @@ def preview(config_path: str | None, domain: str, day: datetime | None, as_json:
         _fail(f"nothing was counted of {name} on {date_of(number)}{hint}", 1)
     for index, part in enumerate(found.parts):
         if as_json:
-            click.echo(part)
+            click.echo(safe_json(part.decode()))
             continue
         if index:
             click.echo()

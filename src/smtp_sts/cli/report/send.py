@@ -81,13 +81,15 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _event(word: str, domain: str, uri: str, detail: str) -> None:
-    click.echo(f"{domain}: {word}{f' {uri}' if uri else ''}: {detail}")
+    from smtp_sts.cli.printing import one_line
+
+    click.echo(one_line(f"{domain}: {word}{f' {uri}' if uri else ''}: {detail}"))
 
 
 def _print_json(data: Any) -> None:
-    import msgspec
+    from smtp_sts.cli.printing import to_json
 
-    click.echo(msgspec.json.format(msgspec.json.encode(data), indent=2))
+    click.echo(to_json(data))
 
 
 async def _send(
@@ -187,12 +189,15 @@ async def _try(courier: Courier, day: int, domains: Sequence[str], as_json: bool
 
 
 def _print(domain: str, proposal: Proposal) -> None:
+    from smtp_sts.cli.printing import one_line
+
     if proposal.verdict != "send":
         words = {"nobody": "no report", "later": "not now", "unfit": "no valid report"}
-        click.echo(f"{domain}: {words[proposal.verdict]}: {proposal.why}")
+        click.echo(one_line(f"{domain}: {words[proposal.verdict]}: {proposal.why}"))
         return
     size = sum(len(part.body) for part in proposal.parts)
     parts = f"{len(proposal.parts)} parts, " if len(proposal.parts) > 1 else ""
-    click.echo(f"{domain}: {parts}{size:,} bytes{f'; {proposal.why}' if proposal.why else ''}")
+    why = f"; {one_line(proposal.why)}" if proposal.why else ""
+    click.echo(f"{domain}: {parts}{size:,} bytes{why}")
     for to in proposal.destinations:
-        click.echo(f"  {to.uri}{f': not sent: {to.skipped}' if to.skipped else ''}")
+        click.echo(one_line(f"  {to.uri}{f': not sent: {to.skipped}' if to.skipped else ''}"))

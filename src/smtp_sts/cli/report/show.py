@@ -12,8 +12,15 @@ if TYPE_CHECKING:
 
     from smtp_sts.tlsrpt import Enclosed, PolicyResult
 
-#: Failures that are printed of one policy; --json has them all.
+#: Failures that are printed of one policy, and of all; lines of policy text; policies. --json has
+#: all that was read.
 MAX_ROWS = 50
+MAX_ALL_ROWS = 300
+MAX_LINES = 300
+MAX_POLICIES = 100
+#: Characters of one cell of a table, and of one line.
+MAX_CELL = 150
+MAX_LINE = 300
 _COLUMNS = ("result", "from", "to", "EHLO", "reason")
 
 
@@ -26,10 +33,8 @@ def show(file: Any, as_json: bool) -> None:
 
     Status 0 where no session failed, 1 where some did, 2 where FILE holds no report.
     """
-    import msgspec
-
     from smtp_sts.tlsrpt import TlsrptError, open_report
-    from smtp_sts.tlsrpt.envelope import MAX_MAIL
+    from smtp_sts.tlsrpt.bounds import MAX_MAIL
 
     try:
         enclosed = open_report(file.read(MAX_MAIL + 1))
@@ -40,17 +45,22 @@ def show(file: Any, as_json: bool) -> None:
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(2)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(_as_json(enclosed)), indent=2))
+        from smtp_sts.cli.printing import to_json
+
+        click.echo(to_json(_as_json(enclosed)))
     else:
         print_report(enclosed)
-    sys.exit(1 if enclosed.read.report.failed else 0)
+    sys.exit(1 if enclosed.read.report.failed or enclosed.read.left_out.failed else 0)
 
 
 def _as_json(enclosed: Enclosed) -> dict[str, Any]:
+    import msgspec
+
     return {
         "report": enclosed.read.report.plain(),
         "draft": None if enclosed.draft is None else enclosed.draft.plain(),
         "oddities": enclosed.read.oddities,
+        "left_out": msgspec.structs.asdict(enclosed.read.left_out),
         "mail": {
             "domain": enclosed.domain,
             "submitter": enclosed.submitter,
@@ -88,9 +98,17 @@ def print_report(enclosed: Enclosed) -> None:
         row("sessions", f"{found.successful:,} as the policy asks for, {found.failed:,} failed")
     else:
         row("failures", f"{found.failed:,}; this form tells of no others, and may count one twice")
-    for result in found.policies:
+    # What failed comes first, where not all can be printed.
+    policies = sorted(found.policies, key=lambda result: not result.failed)
+    if len(policies) <= MAX_POLICIES:
+        policies = list(found.policies)
+    room = _Room(MAX_ALL_ROWS, MAX_LINES)
+    for result in policies[:MAX_POLICIES]:
         console.print()
-        _print_policy(console, result, drafted=draft is not None)
+        _print_policy(console, result, room, drafted=draft is not None)
+    if len(policies) > MAX_POLICIES:
+        console.print()
+        console.print(Text(f"and {len(policies) - MAX_POLICIES:,} more policies; see --json"))
     _print_meanings(console, enclosed)
     if enclosed.read.oddities:
         console.print()
@@ -98,9 +116,22 @@ def print_report(enclosed: Enclosed) -> None:
         console.print(Text(f"not as {norm} has it", style="bold"))
         for oddity in enclosed.read.oddities:
             console.print(Text(f"  {_line(oddity)}"))
+    if left := enclosed.read.left_out.sentences():
+        console.print()
+        console.print(Text("too much to read, so left out", style="bold"))
+        for sentence in left:
+            console.print(Text(f"  {sentence}"))
 
 
-def _print_policy(console: Console, result: PolicyResult, *, drafted: bool) -> None:
+class _Room:
+    """How much more of a report is printed: rows of failures, lines of policies."""
+
+    def __init__(self, rows: int, lines: int) -> None:
+        self.rows = rows
+        self.lines = lines
+
+
+def _print_policy(console: Console, result: PolicyResult, room: _Room, *, drafted: bool) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -112,22 +143,28 @@ def _print_policy(console: Console, result: PolicyResult, *, drafted: bool) -> N
         counts = f"{result.successful:,} good, {counts}"
     console.print(Text(_line(title), style="bold"), Text(f"  {counts}", style=style), sep="")
     for name, lines in (("policy", policy.policy_string), ("mx", policy.mx_host)):
-        for number, text in enumerate(lines):
+        shown_lines = lines[: room.lines]
+        room.lines -= len(shown_lines)
+        for number, text in enumerate(shown_lines):
             console.print(Text(f"  {name if number == 0 else '':<15}{_line(text)}"))
+        if len(lines) > len(shown_lines):
+            console.print(Text(f"  and {len(lines) - len(shown_lines):,} more lines of {name}"))
     if not result.failures:
         return
     ordered = sorted(result.failures, key=lambda f: -f.failed_session_count)
+    number_of_rows = min(MAX_ROWS, room.rows)
+    room.rows -= min(len(ordered), number_of_rows)
     rows = [
         (
-            _line(failure.result_type),
-            _line(failure.sending_mta_ip),
+            _cell(failure.result_type),
+            _cell(failure.sending_mta_ip),
             "\n".join(
-                filter(None, map(_line, (failure.receiving_mx_hostname, failure.receiving_ip)))
+                filter(None, map(_cell, (failure.receiving_mx_hostname, failure.receiving_ip)))
             ),
-            _line(failure.receiving_mx_helo),
-            _line(f"{failure.failure_reason_code} {failure.additional_information}"),
+            _cell(failure.receiving_mx_helo),
+            _cell(f"{failure.failure_reason_code} {failure.additional_information}"),
         )
-        for failure in ordered[:MAX_ROWS]
+        for failure in ordered[:number_of_rows]
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("  sessions", justify="right")
@@ -138,8 +175,9 @@ def _print_policy(console: Console, result: PolicyResult, *, drafted: bool) -> N
     for failure, row in zip(ordered, rows, strict=False):
         table.add_row(f"{failure.failed_session_count:,}", *(Text(row[i]) for i in shown))
     console.print(table, soft_wrap=False)
-    if len(ordered) > MAX_ROWS:
-        console.print(Text(f"  and {len(ordered) - MAX_ROWS:,} more; --json prints them all"))
+    if len(ordered) > number_of_rows:
+        more = f"  and {len(ordered) - number_of_rows:,} more; --json prints them all"
+        console.print(Text(more))
 
 
 def _print_meanings(console: Console, enclosed: Enclosed) -> None:
@@ -171,6 +209,12 @@ def _print_prose(console: Console, text: str) -> None:
 
 def _line(text: str) -> str:
     """A stranger's text as one line that a terminal prints and does not obey (law 5)."""
-    from smtp_sts.tlsrpt.names import clean
+    from smtp_sts.cli.printing import one_line
 
-    return clean(text, 1000)
+    return one_line(text.strip(), MAX_LINE)
+
+
+def _cell(text: str) -> str:
+    from smtp_sts.cli.printing import one_line
+
+    return one_line(text.strip(), MAX_CELL)

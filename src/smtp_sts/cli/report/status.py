@@ -31,8 +31,6 @@ def status(config_path: str | None, domain: str, as_json: bool) -> None:
 
     Status 1 where a report was given up in the last week, 3 where the store cannot be read.
     """
-    import msgspec
-
     from smtp_sts.config import ConfigError, load
     from smtp_sts.policy.nexthop import policy_domain
     from smtp_sts.reporting.overview import overview
@@ -54,7 +52,9 @@ def status(config_path: str | None, domain: str, as_json: bool) -> None:
     except StoreError as error:
         _fail(str(error), 3)
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found), indent=2))
+        from smtp_sts.cli.printing import to_json
+
+        click.echo(to_json(found))
     else:
         _print(found, config, name)
     sys.exit(1 if any(entry.state == "given-up" for entry in found.failed) else 0)
