@@ -45,8 +45,9 @@ from smtp_sts.reporting.outcome import Outcome
 from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.resolver.dane_state import MAX_TLSA, judge
 from smtp_sts.resolver.decision import Decision
+from smtp_sts.tlsrpt.bounds import MAX_VALUES
 from smtp_sts.tlsrpt.errors import ReportError, TlsrptError
-from smtp_sts.tlsrpt.reading import MAX_VALUES, read_json
+from smtp_sts.tlsrpt.reading import read_json
 from smtp_sts.tlsrpt.record import find_record as find_report_record
 
 from ..dane.chains import Cert, der, spki
