@@ -47,6 +47,7 @@ from smtp_sts.reporting.honest import Checked
 from smtp_sts.reporting.making import Proposal, propose
 from smtp_sts.reporting.schedule import DAY
 from smtp_sts.reporting.settings import Settings, read_settings
+from smtp_sts.reporting.third_parties import ThirdParties
 from smtp_sts.store import StoreError
 from smtp_sts.store.outbox import LEASE_SECONDS, Delivery, Outbox, Pending, open_outbox
 from smtp_sts.store.tallies import Tallies, open_tallies
@@ -220,6 +221,7 @@ class Courier:
         #: is told what happens: a word, the domain, the URI or "", and the details
         self.on_event: Callable[[str, str, str, str], None] | None = None
         self._wake = asyncio.Event()
+        self._third_parties = ThirdParties()
 
     # The store
 
@@ -394,15 +396,18 @@ class Courier:
         """Write down what is to become of a report."""
         day, domain, holder = pending.day, pending.domain, self._holder
         if proposal.verdict == "send":
+            destinations = self._third_parties.admit(
+                int(now // DAY), domain, proposal.destinations, len(proposal.parts)
+            )
             if outbox.make(
-                pending, holder, proposal.parts, proposal.destinations, now=now,
+                pending, holder, proposal.parts, destinations, now=now,
                 give_up_at=now + schedule.RETRY_SECONDS, why=proposal.why,
             ):  # fmt: skip
                 self.counts["made"] += 1
                 if proposal.left_out:
                     self.counts["left-out-sessions"] += proposal.left_out
                     self._tell(logging.INFO, "made", day, domain, "", proposal.why)
-                for to in proposal.destinations:
+                for to in destinations:
                     if to.skipped:
                         self._tell(logging.INFO, "skipped", day, domain, to.uri, to.skipped)
             return
