@@ -1,11 +1,12 @@
 """How many reports a third party gets because strangers name it. No I/O.
 
 RFC 8460 asks a third party for no consent: whoever writes its address into a `_smtp._tls` record
-has our reports sent there (section 3; RFC 7489 section 7.1 has a check for DMARC, RFC 8460 none). So each organisation (`policy/organisation.py`) that reports are about has a number of
-deliveries a UTC day to each other organisation, whatever names below its own it uses. Its own hosts
-are not bounded by this, and neither is what many organisations send to the one that reads their
-reports for them. Promises: what is beyond is skipped with the reason, never dropped in silence.
-Must not: outlive the process. Each process of a fleet counts for itself.
+has our reports sent there (section 3; RFC 7489 section 7.1 has a check for DMARC, RFC 8460 none).
+So each organisation (`policy/organisation.py`) that reports are about has a number of deliveries a
+UTC day to each other organisation, whatever names below its own it uses. Its own hosts are not
+bounded by this, and neither is what many organisations send to the one that reads their reports for
+them. Promises: what is beyond is skipped with the reason, never dropped in silence. Must not:
+outlive the process. Each process of a fleet counts for itself.
 """
 
 from __future__ import annotations
