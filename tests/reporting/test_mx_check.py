@@ -277,3 +277,29 @@ def test_what_no_mail_server_tells_is_counted_for_who_asks_for_reports(run: Run)
             assert not added
 
     run(scene())
+
+
+def test_a_silent_host_costs_a_domain_no_more_than_its_time(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mx_check, "DOMAIN_SECONDS", 1.0)
+
+    async def scene() -> None:
+        async with World() as world:
+            await world.receive("bob.example", "mx1.bob.example")
+
+            async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.read()
+                writer.close()
+
+            server = await asyncio.start_server(silent, "127.0.0.99", world.smtp_port)
+            world.names.put("mx2.bob.example", "A", "127.0.0.99")
+            world.names.put("bob.example", "MX", "10 mx1.bob.example.", "10 mx2.bob.example.")
+            began = time.monotonic()
+            check = await _checker(world).check("bob.example")
+            assert time.monotonic() - began < 5
+            assert [one.host for one in check.seen] == ["mx1.bob.example"]
+            assert any("mx2" in one.text and not one.seen for one in check.looks)
+            server.close()
+
+    run(scene())

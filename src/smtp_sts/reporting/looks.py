@@ -33,7 +33,7 @@ from smtp_sts.tlsrpt import Failure, PolicyResult
 from smtp_sts.tlsrpt.results import CHECKED, GENERAL_FAILURE, MX_MISMATCH
 
 #: Domains that are looked at at the same time, that wait for it, and that are remembered.
-DOMAINS_AT_ONCE: Final = 16
+DOMAINS_AT_ONCE: Final = 64
 MAX_WAITING: Final = 10_000
 REMEMBERED: Final = 100_000
 #: How often the domains in use are gone through, seconds.

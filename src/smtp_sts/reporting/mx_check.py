@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable
 from itertools import groupby
@@ -37,6 +38,8 @@ UNSEEN_AGAIN: Final = 600.0
 #: Hosts of a domain, and addresses of a host, that are looked at.
 MAX_HOSTS: Final = 10
 MAX_ADDRESSES: Final = 4
+#: How long all hosts of a domain may keep us waiting (seconds); what was seen by then counts.
+DOMAIN_SECONDS: Final = 60.0
 #: Connections at once, and of those for the domains of one organisation; the time between two to
 #: the same address, seconds.
 AT_ONCE: Final = 16
@@ -135,13 +138,28 @@ class MxChecker:
         mx = await self.hosts(domain)
         looks: list[MxLook] = []
         whose = organisational_domain(domain)
+        end = time.monotonic() + DOMAIN_SECONDS
         for _, group in groupby(mx.hosts[:MAX_HOSTS], key=lambda pair: pair[0]):
-            found = await asyncio.gather(*(self._host(host, whose) for _, host in group))
-            looks = [one for several in found for one in several]
+            hosts = [asyncio.ensure_future(self._until(end, host, whose)) for _, host in group]
+            try:
+                found = await asyncio.gather(*hosts)
+            finally:
+                for one in hosts:
+                    one.cancel()
+            looks = [look for several in found for look in several]
             if any(one.seen for one in looks):
                 return MxCheck(mx, tuple(looks))
         why = looks[-1].text if looks else "no MX host has an address"
         return MxCheck(mx, tuple(looks), mx.text or f"no MX host of {domain} can be seen: {why}")
+
+    async def _until(self, end: float, host: str, whose: str) -> list[MxLook]:
+        """What a host shows, or that it took too long (`end` is of the monotonic clock)."""
+        try:
+            async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                return await self._host(host, whose)
+        except TimeoutError:
+            text = f"{host} has not shown what it offers within {DOMAIN_SECONDS:.0f} s"
+            return [MxLook(host, "", False, text=text)]
 
     async def _host(self, host: str, whose: str) -> list[MxLook]:
         async with self._turns.of(f"host {host}"):
