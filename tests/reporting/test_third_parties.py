@@ -46,3 +46,31 @@ def test_law_5_a_stranger_has_few_mails_sent_to_somebody_else(tmp_path: Path) ->
             assert all("deliveries a day" in d.answer for d in skipped)
 
     asyncio.run(scene())
+
+
+def test_silent_destinations_of_strangers_keep_nobody_waiting(tmp_path: Path) -> None:
+    names = [f"r.m{n}.example" for n in range(80)] + [f"r{n}.mallory.example" for n in range(60)]
+
+    async def scene() -> None:
+        async with PostOffice(tmp_path) as office:
+            met = 0
+
+            async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                nonlocal met
+                met += 1
+                await reader.read()
+                writer.close()
+
+            server = await asyncio.start_server(silent, "127.0.0.1", 0)
+            port = server.sockets[0].getsockname()[1]
+            office.count(*names, "zoe.example")
+            for name in names:
+                office.world.names.put(name, "A", "127.0.0.1")
+                office.ask(name, f"https://{name}:{port}/")
+            office.ask("zoe.example", "mailto:tls@zoe.example")
+            began = asyncio.get_running_loop().time()
+            await office.while_delivering(lambda: bool(office.mta.mails) and met >= 80, seconds=30)
+            assert asyncio.get_running_loop().time() - began < 30
+            server.close()
+
+    asyncio.run(scene())

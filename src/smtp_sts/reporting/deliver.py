@@ -38,6 +38,7 @@ from smtp_sts.net.dns import Dns
 from smtp_sts.net.https import tls_context
 from smtp_sts.net.post import post_contexts
 from smtp_sts.net.resolv_conf import ResolvConf
+from smtp_sts.policy.organisation import organisational_domain
 from smtp_sts.reporting import schedule
 from smtp_sts.reporting.attempt import ATTEMPT_SECONDS, Attempt, attempt
 from smtp_sts.reporting.compile import day_of
@@ -52,9 +53,13 @@ from smtp_sts.store import StoreError
 from smtp_sts.store.outbox import LEASE_SECONDS, Delivery, Outbox, Pending, open_outbox
 from smtp_sts.store.tallies import Tallies, open_tallies
 
-#: Attempts under way at once; of them mails, and posts to one host.
-AT_ONCE: Final = 16
+#: Attempts under way at once: a silent host holds one for a minute. Of them mails, and posts to the
+#: hosts of one organisation (and one to a host).
+AT_ONCE: Final = 128
+OF_ORGANISATION: Final = AT_ONCE // 16
 MAILS_AT_ONCE: Final = 4
+#: Hosts that are passed over in one go, at most.
+MAX_CROWDED: Final = 500
 #: Reports that are made at once.
 MADE_AT_ONCE: Final = 8
 #: A host that gave no answer is left alone so long at first, and at most (seconds).
@@ -459,19 +464,29 @@ class Courier:
         def release(surplus: list[Delivery], _: Tallies, outbox: Outbox) -> None:
             outbox.release(surplus, self._holder)
 
+        crowded: set[str] = set()
         while (free := AT_ONCE - len(self._tasks)) > 0:
-            claimed = await self._with_store(partial(claim, free, self._busy()))
+            claimed = await self._with_store(partial(claim, free, self._busy() | crowded))
             surplus = []
             for delivery in claimed:
                 # One that is under way: its claim ran out while its end cannot be written down.
-                if delivery.host in self._busy():
+                if delivery.host in self._busy() or self._is_crowded(delivery.host):
                     surplus.append(delivery)
+                    crowded.add(delivery.host)
                 elif delivery.id not in self._tasks:
                     self._start(delivery)
             if surplus:
                 await self._with_store(partial(release, surplus))
-            if len(surplus) == len(claimed):
+            if not claimed or len(crowded) > MAX_CROWDED:
                 return
+
+    def _is_crowded(self, host: str) -> bool:
+        """Whether the hosts of one organisation have all the places that it gets."""
+        if host == MTA:
+            return False
+        whose = organisational_domain(host)
+        busy = (name for name, count in self._hosts.items() if count and name != MTA)
+        return sum(organisational_domain(name) == whose for name in busy) >= OF_ORGANISATION
 
     def _start(self, delivery: Delivery) -> None:
         self._hosts[delivery.host] += 1
