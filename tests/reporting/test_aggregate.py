@@ -157,6 +157,24 @@ def test_law_7_texts_of_strangers_fill_no_memory(monkeypatch: pytest.MonkeyPatch
     assert aggregate.drain()[0].result.policy == STS
 
 
+def test_texts_of_one_stranger_take_no_details_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("smtp_sts.reporting.aggregate.MAX_TEXT", 1024 * 1024)
+    aggregate = Aggregate()
+    for number in range(1000):
+        name = f"d{number}.mallory.example"
+        policy = AppliedPolicy("sts", name, tuple(f"mx: {number}.{i}.x" for i in range(100)))
+        aggregate.take(_outcome(domain=name, policy=policy))
+    assert aggregate.folded > 900
+    folded = aggregate.folded
+    aggregate.take(_outcome(EXPIRED))
+    assert aggregate.folded == folded
+    last = aggregate.drain(2000)[-1].result
+    assert last.policy == STS
+    assert last.failures[0].receiving_mx_hostname == EXPIRED.receiving_mx_hostname
+
+
 def test_domains_beyond_the_bound_are_refused_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("smtp_sts.reporting.aggregate.MAX_DOMAINS", 3)
     aggregate = Aggregate()

@@ -11,10 +11,12 @@ Must not: do I/O.
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Final
 
 import msgspec
 
+from smtp_sts.policy.organisation import organisational_domain
 from smtp_sts.reporting.outcome import Outcome, Trouble
 from smtp_sts.store.tallies import Tally
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
@@ -29,6 +31,8 @@ MAX_FAILURES: Final = 200
 #: Memory that the texts of one day take, of policies, records and failures (bytes): a policy of
 #: 64 KiB for each of a stranger's names would be 100,000 times that. Beyond it texts are left out.
 MAX_TEXT: Final = 256 * 1024 * 1024
+#: One organisation's names get so much of it: a stranger's policies fold nobody else's details.
+TEXT_SHARE: Final = 16
 #: What is kept of a failure besides its texts (bytes).
 _FAILURE_BYTES: Final = 400
 #: EHLO names told apart where all else is the same; further ones are left out.
@@ -71,6 +75,8 @@ class Aggregate:
         self._dirty: list[_Count] = []
         #: bytes of texts, by day
         self._text: dict[int, int] = {}
+        #: the same by day and organisational domain
+        self._of: dict[int, Counter[str]] = {}
         self.outcomes = 0
         #: outcomes of more domains in a day than are kept
         self.refused = 0
@@ -107,7 +113,9 @@ class Aggregate:
                 return None
             known = domains[domain] = _Domain()
         if record and record != known.record:
-            known.record = record if self._fits(day, sys.getsizeof(record)) else known.record
+            known.record = (
+                record if self._fits(day, domain, sys.getsizeof(record)) else known.record
+            )
         # "" where the source knows no policy: to be matched before it is reported
         applied = policy or AppliedPolicy("", domain)
         count = known.policies.get(applied)
@@ -121,12 +129,15 @@ class Aggregate:
             self._dirty.append(count)
         return count
 
-    def _fits(self, day: int, size: int) -> bool:
+    def _fits(self, day: int, domain: str, size: int) -> bool:
         """Whether there is room for so many bytes of text more; they are taken as kept."""
-        size += self._text.get(day, 0)
-        if size > MAX_TEXT:
+        whole = size + self._text.get(day, 0)
+        of = self._of.setdefault(day, Counter())
+        whose = organisational_domain(domain)
+        if whole > MAX_TEXT or of[whose] + size > MAX_TEXT // TEXT_SHARE:
             return False
-        self._text[day] = size
+        self._text[day] = whole
+        of[whose] += size
         return True
 
     def _admitted(
@@ -134,7 +145,7 @@ class Aggregate:
     ) -> AppliedPolicy:
         texts = (*policy.policy_string, *policy.mx_host)
         if len(known.policies) < MAX_POLICIES and (
-            not texts or self._fits(day, sum(map(sys.getsizeof, texts)))
+            not texts or self._fits(day, domain, sum(map(sys.getsizeof, texts)))
         ):
             return policy
         self.folded += 1
@@ -165,7 +176,7 @@ class Aggregate:
         if trouble not in failures:
             texts = len(trouble.receiving_mx_helo) + len(trouble.additional_information)
             size = _FAILURE_BYTES + texts + len(trouble.failure_reason_code)
-            if len(failures) >= MAX_FAILURES or not self._fits(count.day, size):
+            if len(failures) >= MAX_FAILURES or not self._fits(count.day, count.domain, size):
                 self.folded += 1
                 return Trouble(trouble.result_type)
         return trouble
@@ -214,6 +225,7 @@ class Aggregate:
         for old in [d for d in self._days if d < day and d not in waiting]:
             del self._days[old]
             self._text.pop(old, None)
+            self._of.pop(old, None)
 
 
 def _failure(trouble: Trouble, sessions: int) -> Failure:
