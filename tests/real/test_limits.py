@@ -118,7 +118,7 @@ def test_without_the_rules_of_the_page_sendmail_waits_for_a_host_that_is_not_tol
     asks = "Kstsmx socket"
     assert asks in text
     try:
-        file.write_text(text.replace(asks, "Kstsmx null").replace("more.invalid $*", "none $*"))
+        file.write_text(text.replace(asks, "Kstsmx null"))
         assert sendmail.attempt("long.example").status == "Deferred"
         assert sendmail.attempt("long-wild.example").status == "Sent"
     finally:

@@ -33,6 +33,8 @@ _VARIANTS: Final[dict[str, Variant]] = {
     "wrong-name": "other-name",
     "expired": "expired",
     "self-signed": "self-signed",
+    "common-name": "common-name",
+    "wildcard": "wildcard",
 }
 #: Digests that are no certificate's; the second is another one by the time it is served.
 _OTHER: Final = {"wrong": "ab" * 32, "bogus": "cd" * 32}
@@ -108,6 +110,9 @@ SITES: Final = {
         Site("also-plain.example", "mx.beside.example", "expired", ""),
         Site("lured.example", "mx.lure.example", "good", "enforce", ("mx.lured.example",)),
         Site("lure.example", "mx.lure.example", "good", "enforce"),
+        # Certificates that names of servers are found in otherwise: no other names, a wildcard.
+        _site("common-name.example", "common-name", "enforce"),
+        _site("wild-certificate.example", "wildcard", "enforce"),
         # MX hosts at a private address, that are alice's own server, that are an alias.
         _site("private.example", "good", "enforce", address="10.9.8.7"),
         _site(

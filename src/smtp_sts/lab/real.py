@@ -168,7 +168,6 @@ def _run_sendmail(version: str, root: Path, ca_file: Path, _routes: Routes) -> I
         lacks: dict[Feature, str] = {
             "relay": _NO_RELAY.format("sendmail"),
             "deep-wildcard": _ONE_LABEL,
-            "wildcard-certificate": "compares the names of certificates letter by letter",
         }
         if version == "8.17":
             lacks["dane"] = "is compiled without DANE in Debian 12"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from smtp_sts.mta.limits import POSTFIX_REPLY, SENDMAIL_LIST, fitting, size
+from smtp_sts.mta.limits import POSTFIX_REPLY, SENDMAIL_LIST, fitting
 from smtp_sts.policy import Policy
 from smtp_sts.resolver.decision import Decision, enforced, without_dane
 
@@ -23,23 +23,16 @@ _SNI: Final = " servername=hostname"
 _SECURE: Final = "OK secure match="
 #: What is left of a reply of Postfix's for the list in `match=`, bytes.
 _POSTFIX_LIST: Final = POSTFIX_REPLY - len(_SECURE) - len(_SNI)
-#: No MX host: it ends a list for Sendmail that names a part of the policy's patterns alone, so
-#: that Sendmail's rules can ask by `stsmx` about one host.
-MORE: Final = "more.invalid"
 #: `stsmx`: the policy names this MX host.
 ALLOWED: Final = "OK allowed"
 
 
 def secure(policy: Policy, room: int) -> str:
     """The level for enforced STS, with as many patterns as have room in the list, bytes."""
-    return _told(fitting(policy.mx, room))
-
-
-def _told(patterns: tuple[str, ...]) -> str:
     # `*.example.com` is `.example.com` to Postfix and Sendmail. Postfix takes that for any depth,
     # Sendmail for one label (RFC 8461 section 4.1); `postfix-tlsrpt` closes the gap where the
     # Postfix can. servername= comes last: Sendmail wants it so.
-    match = ":".join(pattern.removeprefix("*") for pattern in patterns)
+    match = ":".join(pattern.removeprefix("*") for pattern in fitting(policy.mx, room))
     return f"{_SECURE}{match}{_SNI}"
 
 
@@ -112,17 +105,13 @@ def postfix_dane_tlsrpt(decision: Decision) -> str:
 def sts(decision: Decision) -> str:
     """Sendmail 8.17 and later (FEATURE(sts)): the level `secure` is all it knows."""
     policy = enforced(decision)
-    if policy is None:
-        return NOT_FOUND
-    if size(policy.mx) <= SENDMAIL_LIST:
-        return _told(policy.mx)
-    return _told((*fitting(policy.mx, SENDMAIL_LIST - len(MORE) - 1), MORE))
+    return NOT_FOUND if policy is None else secure(policy, SENDMAIL_LIST)
 
 
 def stsmx(decision: Decision, host: str) -> str:
     """Sendmail too, about one MX host: whether an enforced policy names it (RFC 8461 section 4.1).
 
-    For policies that `sts` cannot tell whole; docs/sendmail.md has the rules that ask.
+    docs/sendmail.md has the rules that ask, for policies that `sts` cannot tell whole.
     """
     policy = enforced(decision)
     return ALLOWED if policy is not None and policy.matches(host) else NOT_FOUND
