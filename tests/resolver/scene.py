@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,8 +10,8 @@ from smtp_sts.config import PolicySection
 from smtp_sts.lab.world import World
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.https import tls_context
+from smtp_sts.policy import Dialect
 from smtp_sts.resolver import Decision, Keeper, Reach, Resolver
-from smtp_sts.resolver.dialects import DialectResolver
 from smtp_sts.resolver.overrides import Rules
 
 HOST = "mta-sts.bob.example"
@@ -37,7 +36,7 @@ class Scene:
     fetch_timeout = 1.0
 
     def __init__(
-        self, world: World, store: Path, settings: PolicySection, dialects: tuple[str, ...] = ()
+        self, world: World, store: Path, settings: PolicySection, dialects: tuple[Dialect, ...] = ()
     ) -> None:
         self.world = world
         self.clock = Clock()
@@ -58,17 +57,16 @@ class Scene:
             fetch_timeout=self.fetch_timeout,
         )
         self.keeper = Keeper(f"sqlite:///{self._store}", self.counts)
-        common = (self._settings, reach, self.keeper, self.counts)
-        if self._dialects:
-            self.resolver: Resolver = DialectResolver(
-                *common,
-                rules=self.rules,
-                clock=self.clock,
-                smtp_port=self.world.smtp_port,
-                rfc8461="rfc8461" in self._dialects,
-            )
-        else:
-            self.resolver = Resolver(*common, rules=self.rules, clock=self.clock)
+        self.resolver = Resolver(
+            self._settings,
+            reach,
+            self.keeper,
+            self.counts,
+            rules=self.rules,
+            clock=self.clock,
+            smtp_port=self.world.smtp_port if self._dialects else 25,
+            dialects=self._dialects or ("rfc8461",),
+        )
 
     async def stop(self) -> None:
         await self.resolver.close()
@@ -89,12 +87,7 @@ class Scene:
 
     async def settled(self) -> None:
         """Wait until nothing is looked up behind an answer."""
-        while tasks := [*self.resolver._running, *self.resolver.looks.running, *self._of_draft()]:
-            await asyncio.wait(tasks)
-
-    def _of_draft(self) -> set[asyncio.Task[None]]:
-        resolver = self.resolver
-        return resolver.draft.running if isinstance(resolver, DialectResolver) else set()
+        await self.resolver.until_idle()
 
     @property
     def fetches(self) -> int:
@@ -107,7 +100,7 @@ async def scene(
     answer_timeout: float = 4.0,
     *,
     dane: bool = True,
-    dialects: tuple[str, ...] = (),
+    dialects: tuple[Dialect, ...] = (),
 ) -> AsyncIterator[Scene]:
     async with World() as world:
         await world.receive("alice.example", "mx.alice.example")  # so that the port is known

@@ -19,10 +19,10 @@ from smtp_sts.lab.world import World
 from smtp_sts.mta.line import answer as line_answer
 from smtp_sts.mta.tcp_table import answer as tcp_table_answer
 from smtp_sts.mta.told import replies
+from smtp_sts.policy import Dialect
 from smtp_sts.resolver import Decision, overrides
+from smtp_sts.resolver.dane_looks import SLOW_FACTOR
 from smtp_sts.resolver.decision import Draft
-from smtp_sts.resolver.dialects import DialectResolver
-from smtp_sts.resolver.draft_cache import SLOW_FACTOR
 from smtp_sts.store import Stored, open_store
 
 from .scene import Scene, scene
@@ -30,7 +30,7 @@ from .scene import Scene, scene
 TXT = "_smtp_sts.bob.example"
 MX = "mx.bob.example"
 URL = "https://bob.example/.well-known/smtp-sts/current"
-BOTH = ("rfc8461", "draft00")
+BOTH: tuple[Dialect, ...] = ("rfc8461", "draft00")
 
 
 def record(
@@ -45,11 +45,6 @@ class Play(Scene):
 
     dns_timeout = 2.0
     fetch_timeout = 6.0
-
-    @property
-    def draft(self) -> DialectResolver:
-        assert isinstance(self.resolver, DialectResolver)
-        return self.resolver
 
     def forge(self, text: str) -> None:
         """mallory writes the TXT record; the HTTPS host is not hers."""
@@ -75,7 +70,7 @@ async def play(
     tmp_path: Path,
     text: str = "",
     *,
-    dialects: tuple[str, ...] = BOTH,
+    dialects: tuple[Dialect, ...] = BOTH,
     dane: bool = True,
     answer_timeout: float = 4.0,
     max_lookups: int = 500,
@@ -350,9 +345,9 @@ def test_section_3_5_a_failure_brings_about_a_look_for_a_new_policy(tmp_path: Pa
         async with play(tmp_path, record()) as s:
             await s.met()
             s.world.publish_draft("bob.example", record(to="false"))
-            s.draft.draft.failed("bob.example")  # no recheck is due
+            s.resolver.failed("bob.example")  # no recheck is due
             assert (await s.met()).outcome == "testing"
-            s.draft.draft.failed("eve.example")  # nothing is known of it, and nothing asked
+            s.resolver.failed("eve.example")  # nothing is known of it, and nothing asked
 
     asyncio.run(run())
 
@@ -466,7 +461,7 @@ def test_law_6_slow_proofs_of_some_keep_nobody_else_from_an_answer(tmp_path: Pat
                 page = s.world.policy_hosts.pages[name]
                 s.world.policy_hosts.pages[name] = replace(page, manner="silence")
                 assert (await s.resolver.decide(name)).reason == "never-validated"
-            assert len(s.draft.draft.running) >= 2 * SLOW_FACTOR
+            assert s.resolver.running >= 2 * SLOW_FACTOR
             assert (await s.decide()).reason == "never-validated"
 
     asyncio.run(run())

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from smtp_sts.config import Config, ConfigError, parse
 from smtp_sts.lab.world import World, policy_text
-from smtp_sts.mta.lookup import look_up
+from smtp_sts.mta.told import replies
+from smtp_sts.policy import policy_domain
 from smtp_sts.resolver import overrides
+from smtp_sts.resolver.decision import as_data
+from smtp_sts.resolver.one_off import decide_once
 
 RULES = """
 [overrides]
@@ -66,11 +70,16 @@ def test_a_rule_that_decides_alone_asks_nobody(
 ) -> None:
     # A resolver that is not there: a question would end as a failure.
     config = config_with(RULES, '[dns]\nnameservers = ["127.0.0.1:1"]\n')
-    data = asyncio.run(look_up(config, next_hop))
+    data = asyncio.run(_looked_up(config, next_hop))
     assert (data["outcome"], data["reason"]) == (outcome, "override")
     assert (data["replies"]["postfix"], data["replies"]["sts"]) == (postfix, sts)
     with_level = postfix if outcome == "no-policy" else data["replies"]["postfix-tlsrpt"]
     assert data["replies"]["postfix-tlsrpt"] == with_level
+
+
+async def _looked_up(config: Config, next_hop: str) -> dict[str, Any]:
+    decision = await decide_once(config, policy_domain(next_hop))
+    return as_data(next_hop, decision, replies(decision))
 
 
 def test_testing_is_taken_for_enforce_where_a_rule_says_so() -> None:
@@ -81,7 +90,8 @@ def test_testing_is_taken_for_enforce_where_a_rule_says_so() -> None:
             base = world.config_toml().read_text()
             rules = '\n[overrides]\n"bob.example" = { testing_as_enforce = true }\n'
             config = config_with(rules, base)
-            bob, carol = [await look_up(config, f"{name}.example") for name in ("bob", "carol")]
+            bob = await _looked_up(config, "bob.example")
+            carol = await _looked_up(config, "carol.example")
             assert (bob["outcome"], carol["outcome"]) == ("enforce", "testing")
             assert bob["replies"]["postfix"].startswith("OK secure match=")
             assert "policy_string = mode: enforce" in bob["replies"]["postfix-tlsrpt"]

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from smtp_sts import resolver
 from smtp_sts.config import Override, PolicySection
 from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World
-from smtp_sts.resolver import keeper, overrides
+from smtp_sts.policy import Dialect
+from smtp_sts.resolver import keeper, memory, overrides
 from smtp_sts.store import Stored, open_store
 
 from .scene import HOST, TXT, Scene, scene
@@ -75,7 +75,7 @@ def test_law_7_large_policies_do_not_fill_the_memory_and_are_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is forgotten for want of room is read again from the store."""
-    monkeypatch.setattr(resolver, "STATES_BYTES", 2_000_000)
+    monkeypatch.setattr(memory, "STATES_BYTES", 2_000_000)
     mx = "".join(f"mx: {n:x}.cd\r\n" for n in range(5000))
     body = f"version: STSv1\r\nmode: enforce\r\n{mx}max_age: 9999\r\n"
 
@@ -89,12 +89,11 @@ def test_law_7_large_policies_do_not_fill_the_memory_and_are_not_lost(
                 assert (await s.resolver.decide(f"d{n}.example")).outcome == "enforce"
             await s.settled()
             assert 1 <= s.resolver.states <= 6
-            kept = [state.weight for state in s.resolver._states.values()]
-            assert sum(kept) == s.resolver._weight <= 2_000_000
+            assert sum(domain.weight for domain in s.resolver.memory) <= 2_000_000
             assert (await s.resolver.decide("d0.example")).outcome == "enforce"
             await s.resolver.purge("d0.example", now)
             await s.settled()
-            assert sum(x.weight for x in s.resolver._states.values()) == s.resolver._weight
+            assert s.resolver.memory.weight == sum(domain.weight for domain in s.resolver.memory)
 
     asyncio.run(play())
 
@@ -141,7 +140,7 @@ def test_law_6_an_answer_does_not_wait_for_a_slow_policy_host(tmp_path: Path) ->
             began = loop.time()
             assert (await s.decide()).reason == "discovery-timeout"
             assert loop.time() - began < 0.15  # who asks later does not wait again
-            await asyncio.wait(list(s.resolver._running))
+            await s.settled()
             s.world.policy_hosts.pages[HOST] = good
             s.clock.now += 300
             assert (await s.decide()).outcome == "enforce"
@@ -336,7 +335,7 @@ def test_law_1_a_store_that_is_deleted_or_replaced_underneath_gets_its_policies_
 
 @pytest.mark.parametrize("dialects", [(), ("rfc8461", "draft00")])
 def test_law_1_what_is_kept_can_be_told_without_the_network(
-    tmp_path: Path, dialects: tuple[str, ...]
+    tmp_path: Path, dialects: tuple[Dialect, ...]
 ) -> None:
     async def play() -> None:
         async with scene(tmp_path, dialects=dialects) as s:

@@ -280,8 +280,10 @@ def _kept(config: Config) -> Iterator[Stored]:
 
 def _shown_from_store(config: Config, next_hop: str, domain: str) -> Iterator[Shown]:
     from smtp_sts.daemon.control import Shown
-    from smtp_sts.mta.lookup import as_kept
+    from smtp_sts.mta.told import replies
     from smtp_sts.policy import draft_record_name
+    from smtp_sts.resolver.decision import as_data
+    from smtp_sts.resolver.one_off import decide_by_kept
     from smtp_sts.store import open_to_read
 
     store = open_to_read(config.store.url)
@@ -289,7 +291,8 @@ def _shown_from_store(config: Config, next_hop: str, domain: str) -> Iterator[Sh
     stored = found.get(domain) or found.get(draft_record_name(domain))
     store.close()
     if stored is not None:
-        yield Shown(domain, stored, None, as_kept(config, next_hop, stored))
+        decision = decide_by_kept(config, stored)
+        yield Shown(domain, stored, None, as_data(next_hop, decision, replies(decision)))
 
 
 # -- how it looks -----------------------------------------------------------------------------
@@ -297,25 +300,16 @@ def _shown_from_store(config: Config, next_hop: str, domain: str) -> Iterator[Sh
 
 def _split(stored: Stored) -> tuple[str, str]:
     """The policy domain and the dialect of a policy that is kept."""
-    from smtp_sts.policy import draft_record_name
+    from smtp_sts.resolver.stored import dialect_of, domain_of
 
-    domain = stored.domain.removeprefix(draft_record_name(""))
-    return domain, "rfc8461" if domain == stored.domain else "draft00"
+    return domain_of(stored.domain), dialect_of(stored.domain)
 
 
 def _mode(stored: Stored) -> str:
-    from smtp_sts.policy import MAX_RENDERED, Policy, PolicyError
+    from smtp_sts.resolver.stored import from_store
 
-    domain, dialect = _split(stored)
-    if dialect == "draft00":
-        from smtp_sts.resolver.draft_cache import read_stored
-
-        held = read_stored(stored, domain)
-        return held.record.mode if held is not None else "invalid"
-    try:
-        return str(Policy.parse(stored.body.encode(), limit=MAX_RENDERED).mode)
-    except PolicyError:  # somebody else wrote into our file
-        return "invalid"
+    cached = from_store(stored)  # None where somebody else wrote into our file
+    return str(cached.policy.mode) if cached is not None else "invalid"
 
 
 def _time(when: float) -> str:

@@ -31,8 +31,8 @@ def check(config_path: str | None) -> None:
     from smtp_sts import daemon
     from smtp_sts.config import ConfigError, control_address, find_path, listeners, load
     from smtp_sts.daemon import starting
-    from smtp_sts.mta.lookup import reach_of
     from smtp_sts.resolver import overrides
+    from smtp_sts.resolver.reach import reach_of
     from smtp_sts.store import StoreError, is_shared, missing, open_store, open_to_read
 
     try:
@@ -87,9 +87,9 @@ def _check_reports(config: Config) -> None:
     import asyncio
 
     from smtp_sts.config import ConfigError
-    from smtp_sts.mta.lookup import reach_of
     from smtp_sts.reporting.dkim import record_faults
     from smtp_sts.reporting.settings import read_settings, warnings
+    from smtp_sts.resolver.reach import reach_of
 
     if not config.tls_reports.deliver:
         click.echo("TLS reports:   collected, not sent")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 #: Characters of one line.
 MAX_LINE: Final = 4000
 #: More of a reply is for programs (characters).
-_SHOWN: Final = 600
+_SHOWN: Final = 300
 _COLOURS: Final = {
     "enforce": "green", "dane": "green", "testing": "yellow", "temporary-failure": "red",
 }  # fmt: skip
@@ -59,8 +59,10 @@ def query(
     from smtp_sts.config import ConfigError, dialects, load, parse_address
     from smtp_sts.daemon.control import ControlError
     from smtp_sts.mta.client import ClientError, explain
-    from smtp_sts.mta.lookup import look_up
+    from smtp_sts.mta.told import replies
     from smtp_sts.policy import NextHopError, policy_domain
+    from smtp_sts.resolver.decision import as_data
+    from smtp_sts.resolver.one_off import decide_once
 
     if domain is None and server not in (None, CONFIGURED) and ":" not in str(server):
         domain, server = server, CONFIGURED  # `query --server DOMAIN`
@@ -80,7 +82,8 @@ def query(
                 section = msgspec.structs.replace(config.policy, dialects=wanted)
                 config = msgspec.structs.replace(config, policy=section)
                 dialects(config)
-            data = asyncio.run(look_up(config, domain))
+            decision = asyncio.run(decide_once(config, policy_domain(domain)))
+            data = as_data(domain, decision, replies(decision))
     except (NextHopError, ConfigError) as error:
         click.echo(f"smtp-sts: {error}", err=True)
         sys.exit(2)

@@ -16,7 +16,7 @@ from smtp_sts.policy.pattern import is_host_name
 from smtp_sts.reporting.looks import TestingLooks, UseLooks
 from smtp_sts.reporting.mx_check import MxChecker
 from smtp_sts.resolver.decision import Decision
-from smtp_sts.resolver.discovery import Reach
+from smtp_sts.resolver.reach import Reach
 from smtp_sts.store import Stored, StoreError, open_to_read
 from smtp_sts.store.checks import Check
 from smtp_sts.store.tallies import Tally

@@ -24,8 +24,8 @@ from typing import Final, Literal, cast
 
 import msgspec
 
-from smtp_sts.policy import draft_record_name
 from smtp_sts.resolver import Decision, Resolver
+from smtp_sts.resolver.stored import domain_of
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
 from smtp_sts.resolver.waiting import wait_for_work
 from smtp_sts.store import Stored
@@ -39,8 +39,6 @@ HUNG_AGAIN: Final = 30.0
 #: Who stands in for an owner waits for the store no longer, seconds.
 STORE_SECONDS: Final = 1.0
 
-#: Policies of the first draft are kept under the name of their record.
-_DRAFTS: Final = draft_record_name("")
 _LENGTH: Final = struct.Struct("!I")
 _log = logging.getLogger(__name__)
 
@@ -142,7 +140,7 @@ class Owners:
 
     def owner(self, domain: str) -> int:
         """The worker that a domain belongs to, by either key of it in the store."""
-        return zlib.crc32(domain.removeprefix(_DRAFTS).encode()) % self._count
+        return zlib.crc32(domain_of(domain).encode()) % self._count
 
     async def ask(self, domain: str) -> Decision | None:
         """What the owner says of a policy domain. Raises OSError where it cannot be reached."""

@@ -29,7 +29,6 @@ from smtp_sts.config import Config, LogSource, log_sources
 from smtp_sts.daemon.board import Board
 from smtp_sts.daemon.looking import Looking
 from smtp_sts.daemon.peers import Owners
-from smtp_sts.mta.lookup import reach_of
 from smtp_sts.mta.tally import Tally as Counts
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.failure import NetFailure
@@ -44,6 +43,7 @@ from smtp_sts.reporting.outcome import Outcome
 from smtp_sts.reporting.own_knowledge import as_known, may_be_known
 from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.resolver.decision import Decision
+from smtp_sts.resolver.reach import reach_of
 from smtp_sts.store import StoreError
 from smtp_sts.store.checks import Check
 from smtp_sts.store.outbox import open_outbox

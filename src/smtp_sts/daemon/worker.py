@@ -27,7 +27,6 @@ from smtp_sts.daemon.fleet import watch
 from smtp_sts.daemon.peers import Peers
 from smtp_sts.daemon.sockets import Listener
 from smtp_sts.mta.line import Line
-from smtp_sts.mta.lookup import reach_of
 from smtp_sts.mta.postfix_fit import misfits
 from smtp_sts.mta.profiles import WITHOUT_DANE
 from smtp_sts.mta.ready import ReadyTable
@@ -37,6 +36,7 @@ from smtp_sts.mta.tcp_table import TcpTable
 from smtp_sts.net.resolv_conf import ResolvConf
 from smtp_sts.policy import organisation
 from smtp_sts.resolver import Keeper, Reach, Resolver, overrides
+from smtp_sts.resolver.reach import reach_of
 
 #: How often resolv.conf is looked at, where the configuration names no name servers.
 RESOLV_CONF_SECONDS: Final = 2.0
@@ -163,14 +163,10 @@ def make_resolver(
     """What decides, by the dialects that the configuration names."""
     rules, wanted = overrides.read(config.overrides), dialects(config)
     port = config.network.smtp_port
-    common = (config.policy, reach, keeper, counts)
-    if wanted == ("rfc8461",):
-        return Resolver(*common, on_change=on_change, rules=rules, smtp_port=port)
-    from smtp_sts.resolver.dialects import DialectResolver  # the others do not pay for it
-
-    return DialectResolver(
-        *common, on_change=on_change, rules=rules, smtp_port=port, rfc8461="rfc8461" in wanted
-    )
+    return Resolver(
+        config.policy, reach, keeper, counts,
+        on_change=on_change, rules=rules, smtp_port=port, dialects=wanted,
+    )  # fmt: skip
 
 
 def _log_counts(who: str, counts: dict[str, int]) -> None:

@@ -28,7 +28,7 @@ from smtp_sts.policy import DraftRecord
 from smtp_sts.policy.pattern import is_host_name
 from smtp_sts.resolver.dane_look import find_dane
 from smtp_sts.resolver.decision import Step
-from smtp_sts.resolver.discovery import Reach
+from smtp_sts.resolver.reach import Reach
 
 #: MX hosts that are looked at, best preference first, and addresses of each.
 MAX_HOSTS: Final = 5

@@ -16,7 +16,7 @@ SAME_FETCH: Final = 0.001
 
 
 def _rank(row: str) -> str:
-    # As `resolver/draft_cache.py` writes them. Within the record's text quotes are escaped, so that
+    # As `resolver/stored.py` writes them. Within the record's text quotes are escaped, so that
     # no record can say this of itself.
     return (
         f"(CASE WHEN {row}.body LIKE '%\"authenticated\":true%' THEN 2 ELSE 0 END"
