@@ -13,6 +13,7 @@ import pytest
 from smtp_sts.lab.mtas import exim as exim_server
 from smtp_sts.lab.mtas import postfix as postfix_server
 from smtp_sts.lab.mtas import sendmail as sendmail_server
+from smtp_sts.lab.mtas.base import SENDER, message
 from smtp_sts.mta.limits import EXIM_LIST, POSTFIX_REPLY, SENDMAIL_LIST, TCP_TABLE_LINE
 from smtp_sts.policy.document import MAX_SIZE
 
@@ -90,6 +91,14 @@ def test_laws_1_and_4_a_policy_of_any_length_stops_no_other_mail_at_exim(exim: E
     assert not arrived(exim, "long-outside.example")
     panic = exim.root / "var/log/exim4/paniclog"
     assert not panic.exists(), panic.read_text()
+
+
+def test_law_4_nor_does_a_policy_whose_mx_host_has_a_thousand_addresses(exim: Exim) -> None:
+    recipients = ["bob@many.example", "bob@enforce.example"]
+    command = f"ulimit -v 300000; exim4 -odf -i -f {SENDER} {' '.join(recipients)}"
+    exim.in_root("sh", "-ec", command, text=message(*recipients))
+    outcomes = [exim.outcome(recipient) for recipient in recipients]
+    assert [o.status for o in outcomes] == ["deferred", "sent"], outcomes
 
 
 def test_sendmail_takes_a_list_of_the_length_that_it_gets(sendmail: Sendmail) -> None:

@@ -52,7 +52,8 @@ class Site:
     """A domain as the world sees it, with the one MX host that DNS names for it.
 
     `certificate`: "good", "wrong-name", "self-signed", "expired" or "" for no STARTTLS.
-    `address` is the MX host's where that matters, `alias_of` the host that its name is an alias of.
+    `address` is the MX host's where that matters, `alias_of` the host that its name is an alias of;
+    `more_addresses` are those that nobody has.
     `mode` "" publishes no policy; `allowed` are the policy's mx patterns. `forged` is an MX host
     that mallory has put before the true one. `tlsa`: "good", "wrong" for another key's, or
     "bogus" where its signature is not valid; DNSSEC signs what lies below `SIGNED`.
@@ -68,6 +69,7 @@ class Site:
     tlsa: str = ""
     address: str = ""
     alias_of: str = ""
+    more_addresses: int = 0
 
     @property
     def policy(self) -> str:
@@ -130,6 +132,7 @@ SITES: Final = {
             allowed=(*_MANY, "mx.long-broken.example"),
         ),
         Site("long-outside.example", "mx.mallory.example", "good", "enforce", _MANY),
+        _site("many.example", "", "enforce", allowed=_MANY, more_addresses=1000),
         _site(f"dane.{SIGNED}", "self-signed", "enforce", tlsa="good"),
         _site(f"broken-dane.{SIGNED}", "good", "enforce", tlsa="wrong"),
         # And what of that is left for a Postfix that has not been told of DNSSEC.
@@ -244,6 +247,8 @@ def _records() -> Iterator[str]:
         if site.mode:
             yield f'_mta-sts.{site.domain}. 60 TXT "v=STSv1; id=20260101T000000;"'
             yield f"mta-sts.{site.domain}. 60 A {POLICY_HOST}"
+        for number in range(site.more_addresses):
+            yield f"{site.mx}. 60 A 192.88.{number // 250}.{number % 250 + 1}"
         if site.alias_of:
             yield f"{site.mx}. 60 CNAME {site.alias_of}."
     yield f"{SELF}. 60 A {ALICE}"

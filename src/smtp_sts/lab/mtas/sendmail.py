@@ -91,7 +91,7 @@ class Sendmail(Root):
             process_id = re.search(r"\[(\d+)\]: ", line)
             if process_id and "STARTTLS=client" in line:
                 self._tls[process_id[1]] = line
-            mark = re.search(r" to=(\S+), .*dsn=([\d.]+), stat=(\w+)", line)
+            mark = re.search(r" to=(\S+), .*dsn=([\d.]+), (?:STS=\w+, )?stat=(\w+)", line)
             if mark and process_id:
                 tls = self._tls.get(process_id[1], "")
                 for one in mark[1].split(","):
