@@ -19,6 +19,7 @@ from smtp_sts.policy import (
     Record,
     RecordError,
     find_record,
+    pattern,
     policy_domain,
     policy_host,
     policy_url,
@@ -294,3 +295,14 @@ def test_nothing_but_next_hop_errors_comes_out(next_hop: str) -> None:
 @given(_pattern, st.text(max_size=60))
 def test_matching_takes_any_host(pattern: str, host: str) -> None:
     assert Policy("enforce", (pattern,), 1).matches(host) in (True, False)
+
+
+_host = st.text(alphabet="aB.*-", max_size=12)
+
+
+@given(st.lists(st.sampled_from(["a.b", "*.a.b", "a.a.b", "*.b-b.a", "b-b.a"]), unique=True), _host)
+def test_a_policy_names_the_hosts_that_one_of_its_patterns_matches(
+    patterns: list[str], host: str
+) -> None:
+    right = any(pattern.matches(p, host) for p in patterns)
+    assert Policy("enforce", tuple(patterns), 60).matches(host) is right

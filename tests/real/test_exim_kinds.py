@@ -194,3 +194,21 @@ def test_callouts_go_by_the_policy_where_the_page_says_so(exim: Exim) -> None:
             assert new["enforce.example"][0]["tls"]
         finally:
             callouts.unlink()
+
+
+def test_out_of_the_way_in_a_minute(exim: Exim) -> None:
+    """What docs/operation.md says of a night in which mail has to go."""
+    router = exim.root / "etc/exim4/conf.d/router/190_smtp-sts"
+    (recipient,) = exim.send("outside.example")
+    assert exim.outcome(recipient).status == "deferred"
+    text = router.read_text()
+    router.unlink()
+    try:
+        exim.in_root("update-exim4.conf")
+        exim.in_root("exim4", "-qff")
+        outcome = exim.outcome(recipient)
+        assert outcome.status == "sent", outcome.line
+        assert " R=dnslookup " in outcome.line
+    finally:
+        router.write_text(text)
+        exim.in_root("update-exim4.conf")

@@ -89,3 +89,15 @@ def test_a_domain_with_a_route_of_its_own_needs_a_rule_of_smtp_sts(sendmail: Sen
         settings.write_text(text)
         sendmail.start_daemon()
         sendmail.configure()
+
+
+def test_out_of_the_way_in_a_minute(sendmail: Sendmail) -> None:
+    """What docs/operation.md says of a night in which mail has to go."""
+    (recipient,) = sendmail.send("outside.example")
+    assert sendmail.outcome(recipient).status == "Deferred"
+    sendmail.configure_by("")
+    try:
+        sendmail.in_root("sendmail-mta", "-q", "-v", check=False)
+        assert sendmail.outcome(recipient).status == "Sent"
+    finally:
+        sendmail.configure()

@@ -61,7 +61,7 @@ class Policy(msgspec.Struct, frozen=True):
 
     def matches(self, host: str) -> bool:
         """Whether mail may go to this MX host (section 4.1)."""
-        return any(pattern.matches(p, host) for p in self.mx)
+        return any(p in self.mx for p in pattern.naming(host))
 
     def lines(self) -> tuple[str, ...]:
         """The policy as canonical lines, without line ends."""

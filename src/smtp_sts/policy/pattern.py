@@ -57,6 +57,13 @@ def matches(pattern: str, host: str) -> bool:
     return host == pattern
 
 
+def naming(host: str) -> tuple[str, ...]:
+    """The patterns that an MX host matches: to look for in a policy that has thousands."""
+    host = _plain(host)
+    label, dot, rest = host.partition(".")
+    return (host, f"*.{rest}") if label and dot else (host,)
+
+
 def covers(pattern: str, host: str) -> bool:
     """Whether an MX host matches a pattern of the first draft; `*.` stands for one label or more
     ("any MX whose hostname is a subdomain", draft-margolis-smtp-sts-00 section 3)."""
