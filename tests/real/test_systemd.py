@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from smtp_sts.lab.machine import CannotBuild
-from smtp_sts.reporting.follow import by_a_person
+from smtp_sts.reporting.journal import by_a_person
 
 from ..pages.pages import Block, blocks
 from .booted import Booted, absent, booted, root_file_system

@@ -42,6 +42,16 @@ def _read(*lines: str, own: tuple[str, ...] = ()) -> tuple[EximLog, list[Outcome
         ("=> x@bob.example", "=> x@bob.example F=<a@a.example>"),
         (" H=", " S=1234 H="),
         ("[192.0.2.2]", "[192.0.2.2]:25"),
+        ("=> ", ">> "),
+        ("=> x@bob.example", "=> x@bob.example (list@a.example, all@a.example) <root@a.example>"),
+        ("=> x@bob.example", "=> x@bob.example Q=slow F=<a@a.example> P=<b+x=y@a.example>"),
+        ("=> x@bob.example", '=> x@bob.example F=<"a b> H=mx.v [192.0.2.9]"@a.example> P=<>'),
+        (" X=", " I=[198.51.100.10]:39926 TFO* X="),
+        ("[192.0.2.2]", "DS [192.0.2.2]:25 PRX=[198.51.100.9]:1080 I=[198.51.100.10]:55246"),
+        (" C=", " A=plain:alice K PRDR L* C="),
+        (' C="250 OK id=1"', ' K C="250 OK id=1" QT=1m3s DT=0.036s'),
+        (f"{ROUTE} {HOST}", f"{HOST} {ROUTE}"),
+        ("x@bob.example", "x@BOB.example"),
     ],
 )
 def test_a_session_that_carried_mail(
@@ -64,6 +74,12 @@ def test_a_session_that_carried_mail(
         "2026-11-25 03:53:46 [1234] 1tFabc-0000Ab-2C ",
         "2026-11-25 03:53:46 1tFabc-00000000Ab0-2CxY ",
         "Nov 25 03:53:46 alice exim[77]: 2026-11-25 03:53:46 1tFabc-0000Ab-2C ",
+        "Nov 25 03:53:46 alice exim[77]: 1tFabc-0000Ab-2C ",
+        "Nov 25 03:53:46 alice exim4: [1/2] 1tFabc-0000Ab-2C ",
+        "2026-11-25T04:53:46.123+01:00 alice exim-out[77]: [77] 1tFabc-0000Ab-2C ",
+        # of two times the one with a zone
+        "2026-11-25T03:53:46Z alice exim[77]: 2026-11-25 13:53:46 1tFabc-0000Ab-2C ",
+        "Nov 25 13:53:46 alice exim[77]: 2026-11-25 04:53:46 +0100 1tFabc-0000Ab-2C ",
     ],
 )
 def test_the_heads_of_lines(head: str) -> None:
@@ -102,6 +118,74 @@ def test_a_host_that_failed_is_counted_once_for_the_deferred_domain(
         ("bob.example", True, result, "192.0.2.2")
     ]
     assert log.unattributed == 0
+
+
+@pytest.mark.parametrize(
+    "fields", [" I=[198.51.100.10]:55246", " DT=0.002s", " I=[198.51.100.10] DT=2s", ""]
+)
+@pytest.mark.parametrize("host", [HOST, HOST.replace("[", "DS [") + ":25"])
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_deferral_with_more_fields(fields: str, host: str, apart: bool) -> None:
+    lines = [f"{host}: {NOT_OFFERED}"] if apart else []
+    lines.append(
+        f"== x@bob.example (all@a.example) F=<a@a.example> {ROUTE} defer (-38) {host}{fields}: "
+        + NOT_OFFERED
+    )
+    log, taken = _read(*lines)
+    assert [(o.domain, o.troubles[0].result_type, o.mx_ip) for o in taken] == [
+        ("bob.example", "starttls-not-supported", "192.0.2.2")
+    ]
+    assert (log.unclear, log.unattributed) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        f"=> x@bob.example {ROUTE} H=mx.bob.example 192.0.2.2 {X} CV=yes",
+        f"=> x@bob.example {ROUTE} F=<a b@c> {HOST} {X} CV=yes",
+        f"== x@bob.example {ROUTE} defer (-37) H=mx.bob.example: {NOT_OFFERED}",
+    ],
+)
+def test_a_line_that_names_a_host_and_is_not_understood_is_counted(line: str) -> None:
+    log, taken = _read(line)
+    assert (taken, log.unclear) == ([], 1)
+
+
+def test_a_session_used_again_is_not_counted_again() -> None:
+    again = GOOD.format("no").replace("[192.0.2.2]", "[192.0.2.2]:25*")
+    log, taken = _read(GOOD.format("yes"), HEAD.replace("2C", "2D") + again)
+    assert ([o.tls for o in taken], log.reused, log.plain, log.unclear) == (["verified"], 1, 0, 0)
+
+
+@pytest.mark.parametrize(("fields", "tls"), [(X, ""), (f"{X} CV=no", "untrusted"), ("", None)])
+def test_a_certificate_of_which_the_log_does_not_tell(fields: str, tls: str | None) -> None:
+    """log_selector = -tls_certificate_verified."""
+    log, taken = _read(f'=> x@bob.example {ROUTE} {HOST} {fields} C="250 ok"'.replace("  ", " "))
+    assert [o.tls for o in taken] == ([] if tls is None else [tls])
+    assert log.plain == (tls is None)
+
+
+@pytest.mark.parametrize(
+    ("said", "result"),
+    [
+        ("TLS session failure: delivering unencrypted to mx.bob.example [192.0.2.2]",
+         "validation-failure"),
+        ("TLS session: (gnutls_handshake): timed out: delivering unencrypted to "
+         "H=mx.bob.example [192.0.2.2]", "validation-failure"),
+        ("TLS session: (certificate verification failed): certificate invalid: delivering "
+         "unencrypted to H=mx.bob.example [192.0.2.2]", "certificate-not-trusted"),
+    ],
+)  # fmt: skip
+def test_a_session_that_failed_is_one_though_the_mail_went_without_tls(
+    said: str, result: str
+) -> None:
+    plain = f'=> x@bob.example {ROUTE} {HOST} C="250 ok"'
+    other = plain.replace("bob", "eve").replace("192.0.2.2", "192.0.2.3")
+    log, taken = _read(f"{said} (not in hosts_require_tls)", other, plain, "Completed")
+    assert [(o.domain, o.failed, o.troubles[0].result_type) for o in taken] == [
+        ("bob.example", True, result)
+    ]
+    assert (log.plain, log.unattributed) == (2, 0)
 
 
 def test_a_host_that_failed_before_another_took_the_mail() -> None:

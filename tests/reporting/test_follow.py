@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from smtp_sts.reporting.follow import FollowedFile, by_a_person, journal_line
+from smtp_sts.reporting.follow import FollowedFile
+from smtp_sts.reporting.journal import by_a_person, journal_line
 
 
 def _drain(followed: FollowedFile) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -304,6 +305,34 @@ def test_lines_of_a_megabyte_and_one_without_an_end_are_left_out_and_said_to_be(
     log = b"".join(lines[:15]) + b"x" * (1 << 20) + b"\n" + b"".join(lines[15:]) + b"Nov 25 03:"
     summary = _import(log, None)
     assert (summary.sessions, summary.too_long, summary.cut) == (10, 1, True)
+
+
+def _without_sessions(lines: list[bytes]) -> list[bytes]:
+    return [line for line in lines if b" TLS connection established " not in line]
+
+
+def test_a_log_without_loglevel_is_not_counted_and_goes_on_once_it_has_one(
+    tallies: Tallies,
+) -> None:
+    mute, told = _without_sessions(_postfix(50)), _postfix(50)
+    summary = _import(b"".join(mute), tallies)
+    assert "smtp_tls_loglevel = 1 in main.cf" in summary.trouble
+    assert (summary.sessions, summary.plain) == (0, 0)
+    assert summary.silent >= 40
+    assert (tallies.days(), tallies.imports(_head(mute))) == ({}, [])
+    assert _import(b"".join(mute + told), tallies).trouble == ""
+    assert sum(_total(tallies)) > 50
+
+
+def _head(lines: list[bytes]) -> str:
+    return hashlib.blake2b(lines[0], digest_size=16).hexdigest()
+
+
+def test_failures_alone_count_once_however_the_log_goes_on(tallies: Tallies) -> None:
+    failed = [line for line in _without_sessions(_postfix(50)) if b"status=sent" not in line]
+    assert _import(b"".join(failed), tallies).sessions == 10
+    assert _import(b"".join(failed + _postfix(50, host="alice")[3:]), tallies).sessions == 49
+    assert sum(_total(tallies)) == 59
 
 
 def test_reports_of_our_own_are_never_counted() -> None:

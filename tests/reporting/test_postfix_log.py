@@ -155,9 +155,129 @@ def test_a_session_used_again_is_not_counted_again() -> None:
     assert (len(taken), log.plain) == (1, 0)
 
 
+LATER = HEAD.replace("03:53:46", "03:53:50")
+
+
 def test_mail_without_tls_is_counted_apart() -> None:
-    log, taken = _read(SENT)
-    assert (taken, log.plain) == ([], 1)
+    other = SENT.replace("bob", "eve")
+    third = LATER.replace(":50", ":55") + other.replace("4Xyz01", "4Xyz03")
+    log, taken = _read(TLS.format("Verified"), SENT, LATER + other)
+    assert (len(taken), log.plain, log.silent) == (1, 1, 0)
+    log, taken = _read(LATER + other, third, TLS.format("Trusted"))
+    assert (log.plain, log.silent) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("feature", "counted", "plain"),
+    [
+        ("secure", "verified", 0),
+        ("dane", "verified", 0),
+        ("dane:halfdane", "verified", 0),
+        ("may", "", 0),
+        ("dane:encrypt", "", 0),
+        ("secure/requiretls", "verified", 0),
+        ("may/requiretls:none", "", 0),
+        ("may:none", None, 1),
+        ("none", None, 1),
+        ("may?", None, 1),
+        ("may:none/requiretls:none", None, 1),
+    ],
+)
+def test_a_postfix_that_tells_of_tls_with_the_delivery_needs_no_loglevel(
+    feature: str, counted: str | None, plain: int
+) -> None:
+    """smtp_log_tls_feature_status of Postfix 3.11; and lines that stand there are the better."""
+    told = SENT.replace("dsn=", f"tls={feature}, dsn=")
+    log, taken = _read(told)
+    assert [(o.tls, o.failed, o.domain, o.mx_ip) for o in taken] == (
+        [] if counted is None else [(counted, False, "bob.example", "192.0.2.2")]
+    )
+    assert (log.plain, log.silent, log.unclear) == (plain, 0, 0)
+    log, taken = _read(TLS.format("Trusted"), told)
+    assert [o.tls for o in taken] == ["trusted"]
+
+
+@pytest.mark.parametrize(
+    ("feature", "reason", "result"),
+    [
+        ("!secure:none", f"TLS is required, but was not offered by host {MX}",
+         "starttls-not-supported"),
+        ("!secure:none", "words of a later Postfix", "starttls-not-supported"),
+        ("!dane-only", "words of a later Postfix", "validation-failure"),
+        ("!secure:encrypt", "Server certificate not verified", "validation-failure"),
+    ],
+)  # fmt: skip
+def test_a_level_that_was_not_met_is_a_failure_once(feature: str, reason: str, result: str) -> None:
+    told = _deferred(reason).replace("dsn=", f"tls={feature}, dsn=")
+    log, taken = _read(told, told)
+    assert [(o.failed, o.troubles[0].result_type) for o in taken] == [(True, result)]
+    assert (log.unclear, log.plain) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("delay=", "colour=blue, delay="),
+        ("relay=", "note=x_1, relay="),
+        ("dsn=", "tls=may, retry=2/5, dsn="),
+        ("relay=", "orig_to=<root>, relay="),
+    ],
+)
+def test_fields_of_a_later_postfix_do_not_hide_a_delivery(change: tuple[str, str]) -> None:
+    log, taken = _read(TLS.format("Verified"), SENT.replace(*change))
+    assert ([o.tls for o in taken], log.unclear) == (["verified"], 0)
+
+
+def test_a_log_without_sessions_is_no_word_of_failures() -> None:
+    """smtp_tls_loglevel = 0: the failures alone would look as if nothing had gone well."""
+    failed = _deferred(f"TLS is required, but was not offered by host {MX}", "4.7.4")
+    failed = failed.replace("4Xyz01", "4Xyz02")
+    other = failed.replace("bob", "eve").replace("4Xyz02", "4Xyz03")
+    lines = [LATER + SENT, LATER + failed, LATER + other]
+    log, taken = _read("warning: x", *lines)
+    assert (taken, log.plain, log.silent, log.mute) == ([], 0, 3, {"alice postfix": 1})
+    # one session: the log tells of them
+    log, taken = _read("warning: x", *lines, HEAD.replace("100", "7") + TLS.format("Trusted"))
+    assert (len(taken), log.plain, log.silent, log.mute) == (2, 1, 0, {})
+    # of a Postfix that has delivered nothing the failures are all there is
+    log, taken = _read(*lines[1:])
+    assert (len(taken), log.silent) == (2, 0)
+    # another Postfix on the same host says nothing of this one
+    log, taken = _read(HEAD.replace("postfix/", "out/") + TLS.format("Trusted"), *lines)
+    assert (taken, log.silent, log.mute) == ([], 3, {"alice postfix": 1})
+
+
+def test_a_log_that_begins_in_the_middle_does_not_tell_of_its_first_deliveries() -> None:
+    long = SENT.replace("delays=0/0/0.1/0", "delays=0/0/4/1").replace("4Xyz01", "4Xyz02")
+    log, _ = _read(SENT, LATER + long, TLS.format("Trusted"), LATER + SENT.replace("bob", "eve"))
+    assert (log.silent, log.plain) == (2, 0)
+    reason = _deferred("Server certificate not verified")
+    _, taken = _read(reason)
+    assert [t.failure_reason_code for o in taken for t in o.troubles] == [
+        "certificate not verified"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipient", "domain"),
+    [
+        ("bob@m\u00fcnchen.example", "xn--mnchen-3ya.example"),
+        ("b\u00fcb@M\u00dcNCHEN.example", "xn--mnchen-3ya.example"),
+        ("bob@xn--mnchen-3ya.example", "xn--mnchen-3ya.example"),
+        ("bob@\u4f8b\u3048.example", "xn--r8jz45g.example"),
+    ],
+)
+def test_a_recipient_in_u_labels_is_one_of_the_a_label(recipient: str, domain: str) -> None:
+    log, taken = _read(TLS.format("Verified"), SENT.replace("x@bob.example", recipient))
+    assert ([o.domain for o in taken], log.unclear) == ([domain], 0)
+
+
+def test_soft_bounce_is_no_delivery() -> None:
+    """soft_bounce = yes."""
+    line = _deferred("Server certificate not verified").replace("=deferred", "=SOFTBOUNCE")
+    log, taken = _read(TLS.format("Trusted"), line)
+    assert [o.troubles[0].result_type for o in taken] == ["certificate-host-mismatch"]
+    assert log.unclear == 0
 
 
 def test_processes_do_not_mix() -> None:
@@ -302,3 +422,9 @@ def test_lines_are_the_same_however_they_are_cut(blocks: list[bytes], size: int)
     lines = Lines(limit=1000)
     got = [line for at in range(0, len(data), size) for line in lines.feed(data[at : at + size])]
     assert got == data.split(b"\n")[:-1]
+
+
+def test_a_clock_goes_on_while_a_log_is_followed() -> None:
+    clock = Clock(NOW, UTC)
+    clock.now = datetime(2027, 3, 3, 12, tzinfo=UTC).timestamp()
+    assert clock.bsd(b"Mar  3 11:00:00") == clock.now - 3600

@@ -77,6 +77,10 @@ KNOW_SECONDS: Final = 1.0
 KEPT_A_DAY: Final = 1000
 #: Such files that are kept, the latest.
 KEPT_DAYS: Final = 35
+#: So long failures wait for a sign that their log tells of sessions (seconds); after so many
+#: deliveries without one it is said that there is none.
+HOLD_SECONDS: Final = 900.0
+SILENT_DELIVERIES: Final = 20
 #: At the end, from SIGTERM on (seconds).
 DRAIN_SECONDS: Final = 2.5
 
@@ -402,6 +406,9 @@ class Logs:
         self._host = socket.gethostname().lower()
         self._readers: dict[str, FollowedFile | FollowedJournal] = {}
         self._logs: dict[str, PostfixLog | EximLog] = {}
+        self._clocks: list[Clock] = []
+        #: of Postfixes whose log tells of no session
+        self._warned: set[str] = set()
 
     async def run(self, ended: asyncio.Event) -> None:
         """For as long as we live; after `ended` what is in the logs by then."""
@@ -410,8 +417,11 @@ class Logs:
             while True:
                 last = ended.is_set()
                 more = False
+                for clock in self._clocks:
+                    clock.now = time.time()
                 for reader in self._readers.values():
                     more = reader.read() or more
+                self._settle(last=last and not more)
                 await self._write()
                 if last and not more:
                     return
@@ -428,6 +438,7 @@ class Logs:
     async def _open(self, source: LogSource) -> asyncio.Task[None] | None:
         name = f"log:{self._host}:{source}"
         clock = Clock(time.time())
+        self._clocks.append(clock)
         log: PostfixLog | EximLog
         if source.kind == "postfix":
             log = PostfixLog(self._of_postfix, clock, self._own)
@@ -441,6 +452,25 @@ class Logs:
             return asyncio.create_task(journal.run())
         self._readers[name] = FollowedFile(Path(source.path), position, log.line)
         return None
+
+    def _settle(self, *, last: bool) -> None:
+        """What a log without a session may mean is known after a while, or at the end."""
+        for log in self._logs.values():
+            if not isinstance(log, PostfixLog):
+                continue
+            if last:
+                log.settle()
+            log.hold_no_longer(time.time() - HOLD_SECONDS)
+            for name, deliveries in log.mute.items():
+                if deliveries < SILENT_DELIVERIES or name in self._warned:
+                    continue
+                self._warned.add(name)
+                _log.warning(
+                    "the log of Postfix (%s) tells of %d deliveries and of no TLS session: nothing "
+                    "of it is counted. Unless no host offers TLS, set smtp_tls_loglevel = 1 in "
+                    "main.cf", name, deliveries,
+                    extra={"fields": {"event": "log-without-sessions", "instance": name}},
+                )  # fmt: skip
 
     def _of_postfix(self, outcome: Outcome) -> None:
         if not self._has_datagrams:
@@ -496,7 +526,8 @@ class Logs:
 
     def _count(self) -> None:
         logs, readers = self._logs.values(), self._readers.values()
-        for name in ("unclear", "undated", "plain", "own", "unfinished", "lost_datagrams"):
+        for name in ("unclear", "undated", "plain", "silent", "reused", "own", "unfinished",
+                     "unattributed", "lost_datagrams"):  # fmt: skip
             total = sum(getattr(log, name, 0) for log in logs)
             self._counts[f"tls-log-{name.replace('_', '-')}"] = total
         self._counts["tls-log-gaps"] = sum(reader.gaps for reader in readers)

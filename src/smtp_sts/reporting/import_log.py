@@ -55,8 +55,8 @@ _EXIM: Final = re.compile(
 )  # fmt: skip
 _FIRST_STAMP: Final = re.compile(rb"^([A-Z][a-z]{2} [ 0-9][0-9]) [0-9]{2}:", re.M)
 #: Counters of both kinds of logs that the summary tells.
-_COUNTERS: Final = ("unclear", "undated", "plain", "own", "unfinished", "unattributed",
-                    "lost_datagrams")  # fmt: skip
+_COUNTERS: Final = ("unclear", "undated", "plain", "silent", "reused", "own", "unfinished",
+                    "unattributed", "lost_datagrams")  # fmt: skip
 
 
 class LogError(ValueError):
@@ -96,9 +96,13 @@ class Summary(msgspec.Struct):
     cut: bool = False
     #: why the log could not be read to its end
     damage: str = ""
+    #: why the log was not counted, and what to do
+    trouble: str = ""
     unclear: int = 0
     undated: int = 0
     plain: int = 0
+    silent: int = 0
+    reused: int = 0
     own: int = 0
     unfinished: int = 0
     unattributed: int = 0
@@ -238,6 +242,8 @@ class _Reading:
         self._known = earlier
         # A reading that was broken off is gone on with; one that ended stays known.
         self._mark = None if earlier.complete else earlier
+        if earlier.complete:
+            self._settle()
         self._aggregate = Aggregate()
         self._counted.clear()
         self._left_out.clear()
@@ -289,6 +295,22 @@ class _Reading:
         )
         self._mark = mark
 
+    def _settle(self) -> None:
+        """The log ended here, now or when it was read before."""
+        if isinstance(self._log, PostfixLog):
+            self._log.settle()
+
+    def _trouble(self) -> str:
+        """Why nothing of the log counts, though it tells of mail; "" where it does not."""
+        mute = list(self._log.mute) if isinstance(self._log, PostfixLog) else []
+        if not mute or self._log.outcomes:
+            return ""
+        return (
+            f"nothing is counted: Postfix ({', '.join(mute[:3])}) has delivered mail, and logged "
+            'no "TLS connection established"; set smtp_tls_loglevel = 1 in main.cf, for without it '
+            "the log does not tell which mail went by TLS"
+        )
+
     def _nothing_new(self) -> bool:
         known = self._known
         return known is not None and known.complete and known.size == self._offset
@@ -300,7 +322,10 @@ class _Reading:
             summary.known_at = self._earlier[-1].at
             summary.known_bytes, summary.known_lines = self._offset, self.lines.lines
             return
-        self._write(complete=not summary.damage)
+        self._settle()
+        summary.trouble = self._trouble()
+        if not summary.trouble:
+            self._write(complete=not summary.damage)
         summary.lines = self.lines.lines - self._before_lines
         summary.sessions = self.sessions
         summary.domains = len(set().union(*self._domains.values()))

@@ -7,13 +7,20 @@ A time that cannot be is None, never an exception.
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from typing import Final
+
+from smtp_sts.policy import NextHopError, policy_domain
+from smtp_sts.tlsrpt.names import domain_name
 
 #: Postfix cuts its records at 2,000 bytes, Exim at 8,192, rsyslog at 8,192.
 MAX_LINE: Final = 16 * 1024
+#: A mail address's local part as logs have it, and its domain: U-labels too. No group.
+LOCAL_PART: Final = rb'(?:[^"<>@\s]{1,255}|"(?:[^"\\]|\\.){0,255}")'
+DOMAIN: Final = rb"[^\x00-\x20\x7f<>()\[\]@,;:\"\\=]{1,255}"
 #: How syslog begins a line: groups for the time of old, for that of RFC 3339, and for its zone.
 STAMP: Final = (
-    rb"(?:([A-Z][a-z][a-z] [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2})"
+    rb"(?:([A-Z][a-z][a-z] [ 0-9][0-9] [0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?"
     rb"|([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)?"
     rb"(Z|[+-][0-9]{2}:?[0-9]{2})?)"
 )
@@ -24,6 +31,17 @@ _MONTHS: Final = {
     )
 }  # fmt: skip
 _TOMORROW: Final = timedelta(days=1)
+
+
+@lru_cache(maxsize=65536)
+def log_domain(text: bytes) -> str:
+    """A domain of a log in A-labels and lower case (a U-label means its A-label); "" for none."""
+    if text.isascii():
+        return domain_name(text.decode("ascii"))
+    try:
+        return domain_name(policy_domain(text.decode()))
+    except (NextHopError, UnicodeDecodeError):
+        return ""
 
 
 class Lines:
@@ -77,10 +95,14 @@ class Clock:
     """
 
     def __init__(self, now: float, zone: tzinfo | None = None) -> None:
-        self._now = datetime.fromtimestamp(now, UTC)
+        self.now = now
         self._zone = zone
         self._minute = b""
         self._epoch: float | None = None
+
+    def of(self, bsd: bytes | None, iso: bytes | None, zone: bytes | None) -> float | None:
+        """The groups of `STAMP`, in seconds since the epoch."""
+        return self.bsd(bsd) if bsd is not None else self.iso(iso or b"", zone or b"")
 
     def bsd(self, text: bytes) -> float | None:
         """`Nov 25 03:53:46`, in seconds since the epoch."""
@@ -89,7 +111,7 @@ class Clock:
         return None if self._epoch is None else self._epoch + int(text[13:15])
 
     def iso(self, text: bytes, zone: bytes) -> float | None:
-        """`2026-11-25T03:53:46` and `Z`, `+01:00`, `+0100` or nothing."""
+        """`2026-11-25T03:53:46` (or a blank for the T) and `Z`, `+01:00`, `+0100` or nothing."""
         minute = text[:16] + zone
         if minute != self._minute:
             self._minute, self._epoch = minute, self._iso_minute(minute.decode("ascii"))
@@ -100,13 +122,14 @@ class Clock:
         if month is None:
             return None
         day, hour, minute = int(text[4:6]), int(text[7:9]), int(text[10:12])
+        now = datetime.fromtimestamp(self.now, UTC)
         # the 29th of February may be eight years back
-        for year in range(self._now.year + 1, self._now.year - 9, -1):
+        for year in range(now.year + 1, now.year - 9, -1):
             try:
                 moment = datetime(year, month, day, hour, minute, tzinfo=self._zone).astimezone(UTC)
             except (ValueError, OverflowError):
                 continue
-            if moment <= self._now + _TOMORROW:
+            if moment <= now + _TOMORROW:
                 return moment.timestamp()
         return None
 

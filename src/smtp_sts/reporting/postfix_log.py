@@ -1,4 +1,5 @@
-"""What the log of a Postfix of any version says of its TLS sessions (smtp_tls_loglevel >= 1).
+"""What the log of a Postfix of any version says of its TLS sessions (smtp_tls_loglevel >= 1, or
+Postfix 3.11 and later).
 
 The lines of one delivery come from one smtp(8) process, in this order: sessions as they are set up,
 why one was given up, and a line for each recipient that names the domain. So sessions wait with
@@ -7,7 +8,9 @@ their process until its next recipient line.
 Promises: a session is counted once, whatever number of recipients and of lines it has. Text of a
 remote host is never taken for Postfix's own: every expression here is anchored at the start of the
 line, and no field is read from behind text that a stranger wrote. Lines about TLS that cannot be
-read for certain are counted as unclear. Memory is bounded. Must not: do I/O.
+read for certain are counted as unclear. Absence of evidence is none: what comes from a Postfix that
+delivers, and whose log has not one session, is held, and let go when the log ends so. Memory is
+bounded. Must not: do I/O.
 What a log lacks: the next hop, where mail goes to a relay host (the recipient's domain is taken);
 the sending address; the EHLO name; sessions without TLS are counted as `plain` and no more.
 """
@@ -18,13 +21,15 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final, cast
 
-from smtp_sts.reporting.lines import STAMP, Clock
+from smtp_sts.reporting.lines import DOMAIN, LOCAL_PART, STAMP, Clock, log_domain
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
-from smtp_sts.tlsrpt.names import clean, domain_name, ip_address
+from smtp_sts.tlsrpt.names import clean, ip_address
 from smtp_sts.tlsrpt.results import GENERAL_FAILURE, RESULTS
 
 #: Processes and queue ids that are remembered; of more, the oldest are let go.
 MAX_PROCESSES: Final = 10_000
+#: Outcomes of one Postfix that wait for a sign that its log tells of sessions at all.
+MAX_HELD: Final = 1000
 #: MX hosts that one delivery tries, at most (Postfix: smtp_mx_session_limit, 2).
 _MAX_SESSIONS: Final = 20
 
@@ -32,6 +37,7 @@ _MAX_SESSIONS: Final = 20
 _HEAD: Final = re.compile(
     STAMP + rb" ([!-~]{1,255} [A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){0,4}/smtp\[[0-9]{1,10}\]): "
 )
+_STAMP: Final = re.compile(STAMP + rb" ")
 _QMGR: Final = re.compile(
     STAMP + rb" [!-~]{1,255} [A-Za-z0-9_./-]+/n?qmgr\[[0-9]+\]: ([0-9A-Za-z]+): from=<([^>]*)>, "
 )
@@ -41,17 +47,26 @@ _ESTABLISHED: Final = re.compile(
     + _HOST
     + rb":[0-9]{1,5}: "
 )
-_LOCAL: Final = rb'(?:[^"<>@\s]{1,255}|"(?:[^"\\]|\\.){0,255}")'
-_DOMAIN: Final = rb"[A-Za-z0-9_.-]{1,255}"
+#: `name=value` that this or a later Postfix writes between what we look for
+_FIELD: Final = rb"[a-z_]{1,40}=[^,()<>\"\s]{0,255}, "
 _RECIPIENT: Final = re.compile(
-    rb"([0-9A-Za-z]+): to=<" + _LOCAL + rb"@(" + _DOMAIN + rb")>, "
-    rb"(?:orig_to=<" + _LOCAL + rb"?(?:@" + _DOMAIN + rb")?>, )?"
-    rb"relay=(?:none|" + _HOST + rb":[0-9]{1,5}|[^\s,>]{1,255}), (conn_use=[0-9]+, )?"
-    rb"delay=[0-9.]+, delays=[0-9./]+, dsn=[0-9]\.[0-9]+\.[0-9]+, status=([a-z]+) \((.*)\)"
+    rb"([0-9A-Za-z]+): to=<" + LOCAL_PART + rb"@(" + DOMAIN + rb")>, "
+    rb"(?:orig_to=<" + LOCAL_PART + rb"?(?:@" + DOMAIN + rb")?>, )?"
+    rb"(?:(?!relay=)" + _FIELD + rb")*"
+    rb"relay=(?:none|" + _HOST + rb":[0-9]{1,5}|[^\s,>]{1,255}), "
+    rb"((?:" + _FIELD + rb")*)status=([A-Za-z]+) \((.*)\)"
 )
+_DELAYS: Final = re.compile(rb"delays=[0-9.]+/[0-9.]+/([0-9.]+)/([0-9.]+), ")
+#: Postfix 3.11: `tls=` the security level, what it came down to, and "?" where that is not known;
+#: "!" where the level was not met (postconf(5), smtp_log_tls_feature_status)
+_TLS: Final = re.compile(rb"(?:^| )tls=(!?)([a-z-]+)(?::([a-z-]+))?(\?)?(?:/\S*)?, ")
+#: levels at which a certificate was verified, where they were met
+_VERIFYING: Final = {b"secure", b"verify", b"fingerprint", b"dane", b"dane-only", b"halfdane"}
+#: what Postfix says of mail that a host has taken
+_TAKEN: Final = {b"sent", b"deliverable", b"relayed"}
 _GIVEN_UP: Final = re.compile(rb"([0-9A-Za-z]+): (.*)")
 _TLSRPT: Final = re.compile(
-    rb"TLSRPT: status=(success|failure), domain=(" + _DOMAIN + rb"), receiving_mx=" + _HOST
+    rb"TLSRPT: status=(success|failure), domain=(" + DOMAIN + rb"), receiving_mx=" + _HOST
     + rb"(?:, failure_type=([a-z_-]+)(?:, failure_reason=(.*))?)?"
 )  # fmt: skip
 _UNVERIFIED: Final = re.compile(
@@ -90,10 +105,23 @@ class _Session:
         self.success = False
 
 
-class _Process:
-    __slots__ = ("delivery", "sessions")
+class _Instance:
+    """One Postfix, by host and syslog_name. `told`: whether its log tells of sessions at all."""
+
+    __slots__ = ("held", "plain", "told")
 
     def __init__(self) -> None:
+        self.told = False
+        #: what counts as soon as it is told
+        self.held: list[Outcome] = []
+        self.plain = 0
+
+
+class _Process:
+    __slots__ = ("delivery", "instance", "sessions")
+
+    def __init__(self, instance: _Instance) -> None:
+        self.instance = instance
         self.sessions: list[_Session] = []
         #: queue id and domain of the last recipient line
         self.delivery = (b"", b"")
@@ -110,6 +138,11 @@ class PostfixLog:
         self._own_senders = {address.lower().encode() for address in own_senders}
         self._own: dict[bytes, None] = {}
         self._processes: dict[bytes, _Process] = {}
+        self._instances: dict[bytes, _Instance] = {}
+        #: the time of the first line, seconds since the epoch
+        self._begin: float | None = None
+        #: whether lines of other programs have something to say
+        self._others = True
         self.outcomes = 0
         #: recipient lines that cannot be read for certain
         self.unclear = 0
@@ -117,6 +150,7 @@ class PostfixLog:
         self.undated = 0
         #: deliveries in sessions without TLS
         self.plain = 0
+        self._silent = 0
         #: sessions that no recipient line ever belonged to
         self.unfinished = 0
         #: sessions that brought our own reports
@@ -127,9 +161,11 @@ class PostfixLog:
     def line(self, line: bytes) -> None:
         """Take one line, without its end."""
         if b"/smtp[" not in line:
-            if self._own_senders and b"qmgr[" in line:
-                self._sender(line)
+            if self._others:
+                self._other(line)
             return
+        if self._begin is None:
+            self._first(line)
         head = _HEAD.match(line)
         if head is None:
             return
@@ -139,6 +175,7 @@ class PostfixLog:
             self._recipient(head, text)
         elif text.find(b" TLS connection established to ", 0, 48) > 0:
             if found := _ESTABLISHED.match(text):
+                self._told(self._process(head).instance)
                 session = self._session(head, found[2], found[3], new=True)
                 if session is not None:
                     session.tls = cast(Certificate, found[1].decode().lower())
@@ -162,10 +199,74 @@ class PostfixLog:
         """Sessions whose recipient is not told yet."""
         return sum(len(process.sessions) for process in self._processes.values())
 
+    @property
+    def mute(self) -> dict[str, int]:
+        """The Postfixes (host and syslog_name) that have delivered mail, and whose log has not one
+        session, and how many deliveries: their main.cf lacks smtp_tls_loglevel = 1, or no host
+        offered them TLS."""
+        return {
+            name.decode("ascii"): instance.plain
+            for name, instance in self._instances.items()
+            if instance.plain and not instance.told
+        }
+
+    @property
+    def silent(self) -> int:
+        """Deliveries and failures of which the log does not tell whether there was TLS."""
+        return self._silent + sum(
+            instance.plain + len(instance.held)
+            for instance in self._instances.values()
+            if instance.plain and not instance.told
+        )
+
+    def settle(self) -> None:
+        """The log ends here for now: the failures of a Postfix that has delivered nothing count."""
+        for instance in self._instances.values():
+            if instance.held and not instance.plain:
+                self._let_go(instance)
+
+    def hold_no_longer(self, since: float) -> None:
+        """As `settle`, for what is held of before a time, seconds since the epoch; what is held of
+        others is let go."""
+        for instance in self._instances.values():
+            if instance.held and instance.held[-1].at < since:
+                if instance.plain:
+                    self._silent += len(instance.held)
+                    instance.held.clear()
+                else:
+                    self._let_go(instance)
+
     def finish(self) -> None:
         """No more lines come: count what still waits."""
         self.unfinished += sum(len(p.sessions) for p in self._processes.values())
         self._processes.clear()
+        self.settle()
+
+    def _let_go(self, instance: _Instance) -> None:
+        held, instance.held = instance.held, []
+        for outcome in held:
+            self.outcomes += 1
+            self._take(outcome)
+
+    def _told(self, instance: _Instance) -> None:
+        """A sign that this Postfix logs its sessions."""
+        if not instance.told:
+            instance.told = True
+            self.plain += instance.plain
+            instance.plain = 0
+            self._let_go(instance)
+
+    def _other(self, line: bytes) -> None:
+        if self._begin is None:
+            self._first(line)
+        if b"qmgr[" in line and self._own_senders:
+            self._sender(line)
+        self._others = bool(self._own_senders) or self._begin is None
+
+    def _first(self, line: bytes) -> None:
+        stamp = _STAMP.match(line)
+        if stamp is not None:
+            self._begin = self._clock.of(stamp[1], stamp[2], stamp[3])
 
     def _process(self, head: re.Match[bytes]) -> _Process:
         name = head[4]
@@ -174,12 +275,20 @@ class PostfixLog:
             if len(self._processes) >= MAX_PROCESSES:
                 oldest = self._processes.pop(next(iter(self._processes)))
                 self.unfinished += len(oldest.sessions)
-            process = self._processes[name] = _Process()
+            process = self._processes[name] = _Process(self._instance(name.partition(b"/")[0]))
         return process
 
+    def _instance(self, name: bytes) -> _Instance:
+        instance = self._instances.get(name)
+        if instance is None:
+            if len(self._instances) >= MAX_PROCESSES:
+                oldest = self._instances.pop(next(iter(self._instances)))
+                self._silent += oldest.plain + len(oldest.held)
+            instance = self._instances[name] = _Instance()
+        return instance
+
     def _at(self, head: re.Match[bytes]) -> float | None:
-        stamp = head[1]
-        at = self._clock.iso(head[2], head[3] or b"") if stamp is None else self._clock.bsd(stamp)
+        at = self._clock.of(head[1], head[2], head[3])
         if at is None:
             self.undated += 1
         return at
@@ -201,7 +310,7 @@ class PostfixLog:
         at = self._at(head)
         if at is None:
             return None
-        session = _Session(at, domain_name(host.decode("ascii")), address)
+        session = _Session(at, log_domain(host), address)
         if len(process.sessions) >= _MAX_SESSIONS:
             self.unfinished += 1
             process.sessions.pop(0)
@@ -216,7 +325,7 @@ class PostfixLog:
         session = self._session(head, found[3], found[4])
         if session is None:
             return
-        session.domain = domain_name(found[2].decode("ascii"))
+        session.domain = log_domain(found[2])
         if found[1] == b"success":
             session.success = True
             return
@@ -249,27 +358,69 @@ class PostfixLog:
             self.unclear += 1
             self._drop(head)
             return
-        queue_id, domain, host, ip, reused, status, reason = found.groups()
+        queue_id, domain, host, ip, fields, status, reason = found.groups()
         process = self._process(head)
         delivery = (queue_id, domain)
         again, process.delivery = process.delivery == delivery, delivery
-        if status != b"sent" and not again:
-            if not process.sessions and host is not None and not reused:
+        taken = status in _TAKEN
+        reused = host is None or b"conn_use=" in fields
+        if not taken and not again:
+            if not process.sessions and not reused:
                 # refused before there was a TLS session: what counts is the reason
                 self._refused(head, process, host, ip, reason)
             else:
                 self._given_up(head, reason)
+        if b"tls=" in fields:
+            self._features(head, process, found, again=again or reused)
         if not process.sessions:
-            if status == b"sent" and not again and not reused and host is not None:
-                self.plain += 1
+            if taken and not again and not reused:
+                self._unprotected(head, process.instance, fields)
             return
         sessions, process.sessions = process.sessions, []
         if queue_id in self._own:
             self.own += len(sessions)
             return
-        name = domain_name(domain.decode("ascii"))
+        name = log_domain(domain)
         for session in sessions:
-            self._emit(session, name)
+            self._emit(process.instance, session, name)
+
+    def _features(
+        self, head: re.Match[bytes], process: _Process, found: re.Match[bytes], *, again: bool
+    ) -> None:
+        """What a delivery says of its session by itself, where nothing was said before."""
+        tls = _TLS.search(found[5])
+        if tls is None:
+            return
+        self._told(process.instance)
+        broken, level, downgrade, undecided = tls.groups()
+        if process.sessions or again or undecided:
+            return
+        if broken:
+            session = self._session(head, found[3], found[4])
+            if session is not None and downgrade == b"none":
+                session.result = "starttls-not-supported"
+            elif session is not None:
+                session.result, session.reason = GENERAL_FAILURE, _clean(tls[0].strip(b" ,"))
+        elif found[6] in _TAKEN and b"none" not in (level, downgrade):
+            session = self._session(head, found[3], found[4])
+            if session is not None:
+                session.success = True
+                session.tls = "verified" if (downgrade or level) in _VERIFYING else ""
+
+    def _unprotected(self, head: re.Match[bytes], instance: _Instance, fields: bytes) -> None:
+        """A delivery without a word of TLS."""
+        at = self._at(head)
+        if b"tls=" not in fields and at is not None:
+            delays = _DELAYS.search(fields)
+            took = float(delays[1]) + float(delays[2]) if delays else 0.0
+            if self._begin is None or at - took <= self._begin:
+                # What was said of its session may stand before the first line.
+                self._silent += 1
+                return
+        if instance.told:
+            self.plain += 1
+        else:
+            instance.plain += 1
 
     def _refused(
         self, head: re.Match[bytes], process: _Process, host: bytes, ip: bytes, reason: bytes
@@ -284,34 +435,38 @@ class PostfixLog:
             self.unfinished += len(process.sessions)
             process.sessions.clear()
 
-    def _emit(self, session: _Session, domain: str) -> None:
+    def _emit(self, instance: _Instance, session: _Session, domain: str) -> None:
         domain = session.domain or domain
         if not domain or not (session.tls or session.result or session.success):
             self.unclear += 1
             return
         failed = bool(session.result)
-        self.outcomes += 1
-        self._take(
-            Outcome(
-                at=session.at,
-                source="log",
-                domain=domain,
-                failed=failed,
-                troubles=(
-                    Trouble(
-                        session.result,
-                        receiving_mx_hostname=session.host,
-                        receiving_ip=session.ip,
-                        failure_reason_code=session.reason,
-                    ),
-                )
-                if failed
-                else (),
-                tls=session.tls,
-                mx_host=session.host,
-                mx_ip=session.ip,
+        outcome = Outcome(
+            at=session.at,
+            source="log",
+            domain=domain,
+            failed=failed,
+            troubles=(
+                Trouble(
+                    session.result,
+                    receiving_mx_hostname=session.host,
+                    receiving_ip=session.ip,
+                    failure_reason_code=session.reason,
+                ),
             )
+            if failed
+            else (),
+            tls=session.tls,
+            mx_host=session.host,
+            mx_ip=session.ip,
         )
+        if instance.told:
+            self.outcomes += 1
+            self._take(outcome)
+        elif len(instance.held) < MAX_HELD:
+            instance.held.append(outcome)
+        else:
+            self._silent += 1
 
     def _sender(self, line: bytes) -> None:
         found = _QMGR.match(line)
@@ -333,6 +488,8 @@ def _unverified(session: _Session) -> tuple[str, str]:
         return GENERAL_FAILURE, "self-signed_certificate"
     # 3.10 calls a certificate trusted whose chain is good, verified whose name is good too; before,
     # the name alone makes it untrusted.
+    if not session.tls and not evidence:  # what was said of it is not in this log
+        return GENERAL_FAILURE, "certificate not verified"
     if session.tls == "trusted" or evidence == b"num=62:hostname mismatch":
         return "certificate-host-mismatch", ""
     return "certificate-not-trusted", _clean(evidence)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: Counters of a summary, and what to say of those that are not 0.
 _NOTES: Final = {
     "plain": "deliveries in sessions without TLS: not counted, no policy asked for any",
+    "silent": "deliveries and failures of which the log does not tell whether there was TLS: not "
+    "counted; is smtp_tls_loglevel = 1 in main.cf?",
+    "reused": "messages over sessions that are counted already",
     "own": "lines of our own reports: never counted",
     "unclear": "lines about deliveries that cannot be read for certain",
     "undated": "lines whose time cannot be: is --year right?",
@@ -126,6 +129,8 @@ def import_log(
         click.echo(to_json(summary))
     else:
         _print(summary, options)
+    if summary.trouble:
+        _fail(f"{name}: {summary.trouble}")
     if summary.damage:
         _fail(f"{name}: {summary.damage}; what stands before is counted")
 
