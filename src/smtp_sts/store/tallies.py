@@ -32,6 +32,7 @@ from sqlalchemy import (
 from smtp_sts.store import StoreError, _path_of, checks, is_shared
 from smtp_sts.store.checks import Checks, metadata
 from smtp_sts.store.database import Database, Name, open_database
+from smtp_sts.store.instance import instance_of
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
 _domains = Table(
@@ -149,6 +150,10 @@ class Tallies:
     def place(self) -> str:
         """Where the counts are, for people."""
         return self._database.place
+
+    def instance(self) -> str:
+        """The random name of this store, for report-ids. Raises StoreError."""
+        return instance_of(self._database)
 
     def add(
         self,
