@@ -38,7 +38,7 @@ def score(tmp_path: Path, start: str, *names: str) -> subprocess.CompletedProces
     home = tmp_path / "home"
     home.mkdir()
     command = [*SCORE, "--json", "--patience", "4",
-               "--socketmap", "inet:127.0.0.1:8461:postfix", "--start", start]  # fmt: skip
+               "--socketmap", "inet:127.0.0.1:8461:postfix-dane", "--start", start]  # fmt: skip
     done = subprocess.run(
         [*command, *names],
         capture_output=True,
@@ -61,7 +61,7 @@ def test_a_daemon_that_knows_nothing_of_the_lab_is_scored(tmp_path: Path) -> Non
     verdicts = {row["name"]: row["verdict"] for row in data["rows"]}
     reports = {name: verdicts.pop(name) for name in ("report-enforce", "report-testing")}
     assert set(verdicts.values()) == {"right"}, data
-    assert set(reports.values()) == {"not supported"}  # the profile is `postfix`
+    assert set(reports.values()) == {"not supported"}  # the profile is no `-tlsrpt`
     assert {"dane", "restart", "private-address-loopback", "cached-policy-host-blocked"} <= {
         *verdicts
     }
