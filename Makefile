@@ -20,7 +20,6 @@ test: $(VENV)/test
 
 bench: $(VENV)/test
 	$(BIN)/python bench/run.py
-	$(BIN)/python -m bench.cold
 
 score: $(VENV)/test
 	$(BIN)/python -m bench.score

@@ -88,6 +88,7 @@ class StoreSection(Struct, frozen=True, forbid_unknown_fields=True):
     """`[store]`: where policies last."""
 
     url: str = "sqlite:////var/lib/smtp-sts/smtp-sts.db"
+    max_megabytes: Count = 1024
 
 
 #: What a Postfix can be told where no policy says how (smtp_tls_policy_maps), from weak to strong.
@@ -548,6 +549,9 @@ fetch_timeout = 60.0
 # Where policies last: sqlite:///relative.db or sqlite:////absolute.db, or, shared by the daemons
 # of many machines, postgresql://user@host/database (docs/fleet.md).
 url = "sqlite:////var/lib/smtp-sts/smtp-sts.db"
+# What the policies may take together, in units of 2^20 bytes. Where that is reached, policies of
+# further domains do not outlive a restart (docs/operation.md).
+max_megabytes = 1024
 
 [overrides]
 # Your own word for a domain, or for all below a suffix; the most specific rule wins. One of:

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 COMMAND = [sys.executable, "-P", "-m", "smtp_sts"]
 
 
 @contextmanager
-def daemon(config: Path, path: Path) -> Iterator[subprocess.Popen[str]]:
+def daemon(
+    config: Path, path: Path, environment: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [*COMMAND, "--config", str(config), "serve"], stderr=subprocess.PIPE, text=True
+        [*COMMAND, "--config", str(config), "serve"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
     )
     try:
         until = time.monotonic() + 10

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from smtp_sts.store import StoreError
 from smtp_sts.store.tallies import open_tallies
 from smtp_sts.tlsrpt import PolicyResult
 
+from ..store.old import watched
 from .process import daemon, told, until, workers_of
 
 RECORD = "v=TLSRPTv1; rua=mailto:r@bob.example"
@@ -108,6 +110,9 @@ def test_datagrams_are_counted_and_what_is_none_is_kept_for_inspection() -> None
         for number in range(60):  # of days long ago, and what is not ours
             (kept / f"malformed-2020-{number // 28 + 1:02}-{number % 28 + 1:02}.jsonl").touch()
         (kept / "notes").touch()
+        recent = kept / f"malformed-{datetime.now(UTC) - timedelta(KEPT_DAYS - 1):%Y-%m-%d}.jsonl"
+        recent.touch()
+        watched(store_of(world))  # it is certain what is old
         config = configured(world, socket=str(path), socket_mode="0620", keep_malformed=str(kept))
         with daemon(config, world.socket_path) as process:
             await soon(path.exists)
@@ -120,7 +125,7 @@ def test_datagrams_are_counted_and_what_is_none_is_kept_for_inspection() -> None
             log = told(process)
         assert not path.exists()
         *old, latest = sorted(kept.glob("*.jsonl"))
-        assert (len(old), old[-1].name) == (KEPT_DAYS - 1, "malformed-2020-03-04.jsonl")
+        assert old == [recent]
         assert (kept / "notes").exists()
         samples = [json.loads(line) for line in latest.read_text().splitlines()]
         assert [sample["slug"] for sample in samples] == ["datagram-not-json", "datagram-fields"]

@@ -17,7 +17,10 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from smtp_sts.config import Config, load
 from smtp_sts.lab.world import World
 from smtp_sts.reporting.deliver import Clock, Courier
+from smtp_sts.store import StoreError, clock_watch
+from smtp_sts.store.database import open_database
 from smtp_sts.store.outbox import DeliveryStatus, ReportStatus, open_outbox
+from smtp_sts.store.past import LOOK_SECONDS, Watch, seen
 from smtp_sts.store.tallies import Tally, open_tallies
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
@@ -43,10 +46,29 @@ class Movable:
 
     now: float
     past: float = 1000.0
+    url: str = ""
+    watch: Watch | None = None
 
     def move(self, seconds: float) -> None:
-        self.now += seconds
-        self.past += seconds
+        """Time passes, and the daemon looks at the clock all the while."""
+        until = self.past + seconds
+        self._look()
+        while seconds > 0 and self.past < until:
+            step = min(LOOK_SECONDS, until - self.past)
+            self.now += step
+            self.past += step
+            self._look()
+        if seconds < 0:
+            self.now += seconds
+            self.past += seconds
+        database = open_database(self.url, clock_watch.metadata)
+        with suppress(StoreError), database.begin() as connection:  # as with a full disk
+            if self.watch is not None:
+                clock_watch.keep(connection, self.watch, self.now - self.past)
+        database.close()
+
+    def _look(self) -> None:
+        self.watch = seen(self.watch, clock_watch.boot_id(), self.past, self.now)
 
     def set(self, seconds: float) -> None:
         self.now += seconds
@@ -78,7 +100,7 @@ class PostOffice:
             await self.mta.start()
             stack.push_async_callback(self.mta.close)
             (self.home / "key").write_bytes(KEY)
-            self.clock = Movable(float((self.day + 1) * DAY))
+            self.clock = Movable(float((self.day + 1) * DAY), url=self.url)
             self._stack = stack.pop_all()
         return self
 

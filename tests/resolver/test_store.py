@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from smtp_sts.store import Stored, StoreError, open_store, repair
+from smtp_sts.store import EXPIRED_SECONDS, Stored, StoreError, open_store, repair
+
+from ..store.old import fill
 
 
 def stored(domain: str = "bob.example", fetched_at: float = 1000.0) -> Stored:
@@ -27,9 +29,9 @@ def test_policies_last_and_the_later_fetch_wins(tmp_path: Path) -> None:
     store.postpone("b.example", 1700.0, 1000.0)
     assert store.due(1600.0, 10) == ["bob.example"]
     store.touch({"bob.example": 1900.0})
-    assert store.prune(1999.0, 1800.0) == 1
-    assert store.count() == 1
-    assert store.prune(2000.0, 0.0) == 1
+    assert store.due(1800.0, 10, unused_since=1800.0) == ["bob.example"]  # nobody wants the other
+    assert store.prune(1999.0 + EXPIRED_SECONDS) == 0
+    assert store.prune(2000.0 + EXPIRED_SECONDS) == 2
     store.close()
 
 
@@ -51,8 +53,8 @@ def test_a_corrupt_store_is_set_aside_and_what_can_be_read_is_kept(tmp_path: Pat
     store.put([stored(f"d{n:04}.example") for n in range(2000)])
     store.close()
     data = bytearray(path.read_bytes())
-    middle = len(data) // 2 // 4096 * 4096
-    data[middle : middle + 4096] = b"\xff" * 4096
+    first, last = (len(data) * part // 8 // 4096 * 4096 for part in (2, 3))
+    data[first:last] = b"\xff" * (last - first)
     path.write_bytes(data)
     told = repair(url)
     assert told is not None and "set aside" in told
@@ -101,4 +103,10 @@ def test_a_write_waits_for_that_of_another_worker_and_no_longer(
     other.close()
     store.put([stored("c.example")])
     assert sorted(store.get(["a.example", "b.example", "c.example"])) == ["a.example", "c.example"]
+    store.close()
+
+
+def test_law_1_a_full_store_keeps_what_it_has_and_renews_it(tmp_path: Path) -> None:
+    store = open_store(f"sqlite:///{tmp_path / 's.db'}")
+    fill(store)
     store.close()

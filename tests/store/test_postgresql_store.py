@@ -13,9 +13,18 @@ import msgspec
 import pytest
 
 from smtp_sts.config import ConfigError, parse
-from smtp_sts.store import Store, Stored, StoreError, check, open_store, open_to_read
+from smtp_sts.store import (
+    EXPIRED_SECONDS,
+    Store,
+    Stored,
+    StoreError,
+    check,
+    open_store,
+    open_to_read,
+)
 
 from .cluster import PASSWORD, Cluster
+from .old import DAY, fill, watched
 
 
 def stored(domain: str = "bob.example", fetched_at: float = 1000.0, id: str = "1") -> Stored:
@@ -32,9 +41,9 @@ def test_law_1_policies_last_and_the_later_fetch_wins(server: Cluster, database:
     first.postpone("b.example", 1700.0, 1000.0)
     assert first.due(1600.0, 10) == ["bob.example"]
     second.touch({"bob.example": 1900.0})
-    assert first.prune(1999.0, 1800.0) == 1
-    assert second.count() == 1
-    assert first.prune(2000.0, 0.0) == 1
+    assert first.due(1800.0, 10, unused_since=1800.0) == ["bob.example"]  # nobody wants the other
+    assert first.prune(1999.0 + EXPIRED_SECONDS) == 0
+    assert first.prune(2000.0 + EXPIRED_SECONDS) == 2
     first.close()
     second.close()
 
@@ -164,6 +173,54 @@ def test_law_2_machines_whose_clocks_differ_agree_on_what_is_later_and_when_it_e
     slow.close()
 
 
+@pytest.mark.parametrize("seconds", [40 * DAY, -40 * DAY])
+def test_law_1_a_clock_that_jumps_between_two_measurements_deletes_and_prolongs_nothing(
+    server: Cluster, database: str, monkeypatch: pytest.MonkeyPatch, seconds: float
+) -> None:
+    """One machine's clock jumps, and its measure of the database's is a minute old at most."""
+    now = time.time()
+    fleet, jumping = open_store(server.url(database)), open_store(server.url(database))
+    kept = msgspec.structs.replace(stored(fetched_at=now), expires_at=now + DAY, used_at=now)
+    fleet.put([kept])
+    assert jumping.get(["bob.example"])
+    clock = time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + seconds)
+    fetched = msgspec.structs.replace(
+        kept, domain="c.example", fetched_at=time.time(), expires_at=time.time() + DAY
+    )
+    jumping.put([fetched])
+    for _ in range(2):
+        assert jumping.prune(jumping.look_at_clock()) == 0
+        assert jumping.prune(time.time()) == 0  # whatever it took for past
+    monkeypatch.undo()
+    found = fleet.get(["bob.example", "c.example"])
+    assert found["bob.example"] == kept
+    assert found["c.example"].expires_at == pytest.approx(now + DAY, abs=5.0)
+    fleet.close()
+    jumping.close()
+
+
+def test_what_was_expired_for_long_is_deleted_once_that_is_certain(
+    server: Cluster, database: str
+) -> None:
+    now = time.time()
+    store = open_store(server.url(database))
+    old = msgspec.structs.replace(stored(), expires_at=now - EXPIRED_SECONDS - 1.5 * DAY)
+    store.put([old, msgspec.structs.replace(stored("b.example"), expires_at=now - DAY)])
+    assert store.prune(store.look_at_clock()) == 0
+    # A machine of the fleet has watched the database's clock for a day.
+    watched(server.url(database), now)
+    assert store.prune(store.look_at_clock()) == 1
+    assert set(store.get(["bob.example", "b.example"])) == {"b.example"}
+    store.close()
+
+
+def test_law_1_a_full_store_keeps_what_it_has_and_renews_it(server: Cluster, database: str) -> None:
+    store = open_store(server.url(database))
+    fill(store)
+    store.close()
+
+
 def test_a_fetch_from_the_future_keeps_no_later_one_out(server: Cluster, database: str) -> None:
     store = open_store(server.url(database))
     now = time.time()
@@ -250,6 +307,13 @@ def test_a_database_that_cannot_be_used_says_why(
         ("postgresql://me:secret@db/x?passwort=secret", "passwort"),
         ("postgresql://me:secret@[::1/x", "]"),
         ("postgresql://db/x?password=secret&nonsense=1", "nonsense"),
+        ("postgresql://db/x password=secret", "%20"),
+        ("postgresql://db password = 'secret word'", "%20"),
+        ("postgresql://db/x?sslmode=require password=secret", "sslmode"),
+        ("postgresql://db:5432 PASSWORD=secret/x", "%20"),
+        ("postgresql://db/x%20password%3Dsecret", "keyword=value"),
+        ("postgresql://db/x%20user=me%20passwd%3Dsecret", "keyword=value"),
+        ("postgresql:// password=secret", "keyword=value"),
     ],
 )
 def test_a_bad_url_is_told_without_its_password(url: str, says: str) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 from smtp_sts.daemon.board import Board
 from smtp_sts.mta.service import Service
 from smtp_sts.resolver import Keeper, Resolver
+from smtp_sts.store.past import DAY
 from smtp_sts.web.totals import StoreFigures, Totals
 
 #: Seconds.
@@ -59,7 +60,9 @@ class Figures:
         store: StoreFigures | None = None
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STORE_SECONDS):
-                figures = await self._keeper.figures(time.time())
-                store = figures and StoreFigures(*figures)
+                now = time.time()
+                unused_since = now - self._resolver.settings.unused_days * DAY
+                figures = await self._keeper.figures(now, unused_since)
+                store = figures and StoreFigures(*figures, self._keeper.limit)
         found = self._board.read()
         return Totals(found.tally, found.serving, found.retired, self._configured, store)

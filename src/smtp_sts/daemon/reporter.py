@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
@@ -47,6 +47,7 @@ from smtp_sts.resolver.reach import reach_of
 from smtp_sts.store import StoreError
 from smtp_sts.store.checks import Check
 from smtp_sts.store.outbox import open_outbox
+from smtp_sts.store.past import past
 from smtp_sts.store.tallies import Tallies, Tally, daemon_source, open_tallies
 from smtp_sts.tlsrpt import RecordError, find_record, record_name
 from smtp_sts.tlsrpt.draft00_conversion import is_draft_policy
@@ -75,8 +76,9 @@ ASKED_AT_ONCE: Final = 64
 KNOW_SECONDS: Final = 1.0
 #: Malformed datagrams kept in a day's file, at most.
 KEPT_A_DAY: Final = 1000
-#: Such files that are kept, the latest.
+#: Such files are kept for so many days; there are no more than so many, whatever the clock says.
 KEPT_DAYS: Final = 35
+MAX_FILES: Final = 200
 #: So long failures wait for a sign that their log tells of sessions (seconds); after so many
 #: deliveries without one it is said that there is none.
 HOLD_SECONDS: Final = 900.0
@@ -102,6 +104,11 @@ class Writer:
     async def mark(self, reader: str) -> str:
         """How far a reader has come; waits for a store that refuses."""
         return await self._until_done(lambda tallies: tallies.mark(reader))
+
+    async def past(self) -> float:
+        """The latest time of day that is certainly past; waits for a store that refuses."""
+        watch = await self._until_done(lambda tallies: tallies.glance_at_clock())
+        return past(watch)
 
     async def add(self, batch: Sequence[Tally], marks: Mapping[str, str]) -> None:
         """Write; waits for a store that refuses."""
@@ -333,7 +340,7 @@ class Datagrams:
                 portion = portions.decode(await reader.readexactly(size))
                 if portion.giver != giver:  # another collector: its numbers begin anew
                     giver, written, after = portion.giver, 0, 0
-                self._learn(portion)
+                await self._learn(portion)
                 if portion.batch:
                     for failed in self._failed(portion.batch):
                         await self._known.failed(failed)
@@ -358,23 +365,30 @@ class Datagrams:
             return set()
         return {t.domain for t in batch if t.result.failed and is_draft_policy(t.result.policy)}
 
-    def _learn(self, portion: Portion) -> None:
+    async def _learn(self, portion: Portion) -> None:
         if portion.giver != self._giver:
             self._past.update(self.counted)
             self._giver = portion.giver
         self.counted = portion.counts
         if portion.samples and self._keeps:
-            self._keep(portion.samples)
+            self._keep(portion.samples, await self._writer.past())
 
-    def _keep(self, samples: Iterable[Mapping[str, Any]]) -> None:
-        """Malformed datagrams, for inspection: a file a day, bounded, for some weeks."""
+    def _keep(self, samples: Iterable[Mapping[str, Any]], past: float) -> None:
+        """Malformed datagrams, for inspection: a file a day, bounded, for some weeks before what is
+        certainly `past`."""
         path = self._kept / f"malformed-{datetime.now(UTC):%Y-%m-%d}.jsonl"
+        last = f"malformed-{datetime.fromtimestamp(past, UTC) - timedelta(KEPT_DAYS):%Y-%m-%d}"
         try:
             self._kept.mkdir(parents=True, exist_ok=True)
             there = path.read_bytes().count(b"\n") if path.exists() else 0
             if not path.exists():  # the first of its day
-                for old in sorted(self._kept.glob("malformed-????-??-??.jsonl"))[: 1 - KEPT_DAYS]:
-                    old.unlink()
+                files = list(self._kept.glob("malformed-????-??-??.jsonl"))
+                old = [file for file in files if file.name < last]
+                for file in old:
+                    file.unlink()
+                if len(files) - len(old) >= MAX_FILES:
+                    self._counts["tls-samples-lost"] += 1
+                    return
             with path.open("a") as out:
                 for sample in list(samples)[: max(KEPT_A_DAY - there, 0)]:
                     out.write(json.dumps(sample) + "\n")

@@ -83,7 +83,7 @@ async def run(
 
     counts: dict[str, int] = {}
     table = ReadyTable(config.policy.ready_replies)
-    keeper = Keeper(config.store.url, counts)
+    keeper = Keeper(config.store.url, counts, config.store.max_megabytes << 20)
     await keeper.open()
     await asyncio.to_thread(organisation.load)  # not while somebody waits for an answer
     reach = reach_of(config)
@@ -121,7 +121,7 @@ async def run(
         asked = asyncio.Event()
         loop.add_signal_handler(signal.SIGUSR1, asked.set)
         first = [
-            asyncio.create_task(background.refresh(keeper, peers)),
+            asyncio.create_task(background.refresh(config, keeper, peers)),
             asyncio.create_task(background.prune(config, keeper)),
             asyncio.create_task(watch(keeper, peers.learn)),
             asyncio.create_task(_tell_counts(config.log.counts_interval, asked, peers)),

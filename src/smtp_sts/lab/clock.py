@@ -27,7 +27,7 @@ _PROBE: Final = (
 
 
 class Clock:
-    """The clock of one daemon, moved forward only."""
+    """The clock of one daemon."""
 
     def __init__(self, home: Path, library: Path) -> None:
         """`home` is an existing directory; `library` is that of `library()`."""
@@ -42,10 +42,10 @@ class Clock:
         return _environment(self.library, self._path)
 
     def move(self, seconds: float) -> None:
-        """Let so many seconds pass at once."""
+        """Let so many seconds pass at once; below 0, set it back."""
         self._moved += seconds
         new = self._path.with_suffix(".new")
-        new.write_text(f"+{self._moved:.0f}\n", encoding="ascii")
+        new.write_text(f"{self._moved:+.0f}\n", encoding="ascii")
         new.replace(self._path)
 
 

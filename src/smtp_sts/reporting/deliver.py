@@ -50,7 +50,9 @@ from smtp_sts.reporting.schedule import DAY
 from smtp_sts.reporting.settings import Settings, read_settings
 from smtp_sts.reporting.third_parties import ThirdParties
 from smtp_sts.store import StoreError
+from smtp_sts.store.clock_watch import Clock as WatchedClock
 from smtp_sts.store.outbox import LEASE_SECONDS, Delivery, Outbox, Pending, open_outbox
+from smtp_sts.store.past import LOOK_SECONDS, past
 from smtp_sts.store.tallies import Tallies, open_tallies
 
 #: Attempts under way at once: a silent host holds one for a minute. Of them mails, and posts to the
@@ -80,6 +82,10 @@ HOLD_SECONDS: Final = 900.0
 KEEP_SECONDS: Final = 86400.0
 KEEP_STATES_DAYS: Final = 14
 KEEP_COUNTS_DAYS: Final = 35
+#: Given up is what was tried for a day by the time of day, and at least so long by a clock that
+#: nobody sets (seconds). Until then there is a try this often.
+TRIED_SECONDS: Final = 43200.0
+AGAIN_SECONDS: Final = 3600.0
 #: What is under way when the end comes may go on for so long.
 GRACE_SECONDS: Final = 2.0
 #: Between attempts to write down what was answered, at most (seconds).
@@ -94,10 +100,16 @@ T = TypeVar("T")
 
 
 class Clock(msgspec.Struct, frozen=True):
-    """The time of day, which may be set, and one that cannot (both seconds)."""
+    """The time of day, which may be set, and one that cannot (both seconds; a suspended machine is
+    not one whose clock was set)."""
 
     wall: Callable[[], float] = time.time
-    steady: Callable[[], float] = time.monotonic
+    steady: Callable[[], float] = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+
+    @property
+    def watched(self) -> WatchedClock:
+        """As the store looks at it."""
+        return WatchedClock(self.wall, self.steady)
 
 
 async def keep_delivering(
@@ -137,47 +149,65 @@ async def keep_delivering(
 
 
 def _forget(
-    tallies: Tallies, outbox: Outbox, now: float, silent: Collection[str] = ()
+    tallies: Tallies, outbox: Outbox, clock: Clock, silent: Collection[str] = ()
 ) -> list[tuple[str, str]]:
     """Delete what nobody needs any more; domain and URI of what is given up, since its time is over
-    and its host is one of `silent`."""
-    today = int(now // DAY)
+    and its host is one of `silent`. Only what is certainly old goes (`store/past.py`)."""
+    now = clock.wall()
+    watch = outbox.look_at_clock(clock.watched).watch
     expired: list[tuple[str, str]] = []
-    while some := outbox.expire(silent, now):
+    over = min(now, past(watch, TRIED_SECONDS) + schedule.RETRY_SECONDS)
+    while some := outbox.expire(silent, over, now):
         expired += some
+    sure = min(now, past(watch))
     settled: dict[int, set[str]] = {}
-    for day, domain in outbox.settled(now - KEEP_SECONDS):
+    for day, domain in outbox.settled(sure - KEEP_SECONDS):
         settled.setdefault(day, set()).add(domain)
     for day in tallies.days():
-        counted = set(tallies.domains(day)) if day < today else set()
-        gone = counted if day < today - KEEP_COUNTS_DAYS else settled.get(day, set())
+        counted = set(tallies.domains(day)) if day < now // DAY else set()
+        gone = counted if day < sure // DAY - KEEP_COUNTS_DAYS else settled.get(day, set())
         for domain in sorted(counted & gone):
             tallies.forget(day, domain)
-    outbox.forget_bodies(now - KEEP_SECONDS)
-    outbox.forget(today - KEEP_STATES_DAYS)
+    outbox.forget_bodies(sure - KEEP_SECONDS)
+    outbox.forget(sure // DAY - KEEP_STATES_DAYS)
     return expired
 
 
 async def _keep_forgetting(url: str, clock: Clock) -> None:
     """Where nothing is sent: counts do not pile up."""
 
-    def work() -> None:
+    def work(*, forgets: bool) -> None:
         tallies = open_tallies(url)
         try:
             outbox = open_outbox(url)
             try:
-                _forget(tallies, outbox, clock.wall())
+                if forgets:
+                    _forget(tallies, outbox, clock)
+                else:
+                    outbox.look_at_clock(clock.watched)
             finally:
                 outbox.close()
         finally:
             tallies.close()
 
+    again = float("-inf")
     while True:
+        forgets = time.monotonic() >= again
         try:
-            await asyncio.to_thread(work)
+            await asyncio.to_thread(work, forgets=forgets)
         except StoreError as error:
             _log.error("old TLS results are not forgotten: %s", error)
-        await asyncio.sleep(FORGET_SECONDS)
+        if forgets:
+            again = time.monotonic() + FORGET_SECONDS
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _tell_of_clock(set_by: float | None) -> None:
+    what = "this machine was started" if set_by is None else f"the clock was set by {set_by:+.0f} s"
+    _log.warning(
+        "%s: no TLS report is made for %.0f s, in case the clock is wrong", what, HOLD_SECONDS,
+        extra={"fields": {"event": "tls-report-clock", "seconds": set_by}},
+    )  # fmt: skip
 
 
 async def _settle(tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -269,7 +299,7 @@ class Courier:
         background = [asyncio.create_task(self._warn_of_key())]
         trouble = 0.0
         told = ""
-        planned = forgot = float("-inf")
+        planned = forgot = looked = float("-inf")
         today = -1
         before = self._clock.wall(), self._clock.steady()
         hold = float("-inf")
@@ -283,12 +313,15 @@ class Courier:
                 before = now, steady
                 if abs(jump) > JUMP_SECONDS:
                     hold = steady + HOLD_SECONDS
-                    _log.warning(
-                        "the clock was set by %+.0f s: no TLS report is made for %.0f s, in case "
-                        "it is set back", jump, HOLD_SECONDS,
-                        extra={"fields": {"event": "tls-report-clock", "seconds": jump}},
-                    )  # fmt: skip
+                    _tell_of_clock(jump)
                 try:
+                    if steady - looked >= LOOK_SECONDS:
+                        set_by = await self._look_at_clock()
+                        # It may have been set while we were away.
+                        if looked < 0 and (set_by is None or abs(set_by) > JUMP_SECONDS):
+                            hold = steady + HOLD_SECONDS
+                            _tell_of_clock(set_by)
+                        looked = steady
                     if told:
                         under_way = set(self._tasks)
                         await self._with_store(
@@ -304,7 +337,7 @@ class Courier:
                         await self._make(now)
                     await self._begin(now)
                     if steady - forgot >= FORGET_SECONDS:
-                        await self._forget(now)
+                        await self._forget()
                         forgot = steady
                     wait = await self._until_next(now, poll, held=held)
                     if told:
@@ -417,8 +450,10 @@ class Courier:
                         self._tell(logging.INFO, "skipped", day, domain, to.uri, to.skipped)
             return
         last = pending.send_at + schedule.RETRY_SECONDS
-        if proposal.verdict == "later" and (now < last or pending.tries == 0):
-            again = schedule.retry_at(now, pending.tries + 1, max(last, now + 1), domain)
+        tried = pending.tries and now >= last and self._is_old(outbox, pending.send_at)
+        if proposal.verdict == "later" and not tried:
+            end = max(last, now + 1) if now < last or not pending.tries else now + AGAIN_SECONDS
+            again = schedule.retry_at(now, pending.tries + 1, end, domain)
             outbox.put_off_report(pending, holder, again, proposal.why)
             return
         unwanted = proposal.verdict == "nobody"
@@ -431,14 +466,12 @@ class Courier:
     async def propose(self, day: int, domain: str) -> Proposal:
         """What would be sent now of a UTC day to a domain, and where. Raises StoreError."""
 
-        def read(tallies: Tallies, _: Outbox) -> tuple[str, Checked, str]:
+        def read(tallies: Tallies, _: Outbox) -> tuple[str, Checked]:
             found = results_of(tallies, day, domain, check_testing=self._settings.check_testing)
-            return tallies.record(day, domain), found, tallies.instance()
+            return tallies.record(day, domain), found
 
-        seen, checked, instance = await self._with_store(read)
-        sender = msgspec.structs.replace(self._settings.sender, instance=instance)
-        settings = msgspec.structs.replace(self._settings, sender=sender)
-        proposal = await propose(day, domain, settings, self._dns, seen, checked.results)
+        seen, checked = await self._with_store(read)
+        proposal = await propose(day, domain, self._settings, self._dns, seen, checked.results)
         if not checked.left_out:
             return proposal
         why = "; ".join(filter(None, (proposal.why, checked.note)))
@@ -535,28 +568,31 @@ class Courier:
     async def _record(self, delivery: Delivery, came: Attempt, now: float) -> None:
         """Write down what came of it, however long that takes: it must not be sent again."""
         tries = delivery.tries + 1
-        word: Literal["delivered", "given-up", "failed"] = "failed"
-        if came.accepted:
-            word = "delivered"
-        elif came.hopeless or now >= delivery.give_up_at:
-            word = "given-up"
 
-        def work(_: Tallies, outbox: Outbox) -> None:
-            if word != "failed":
-                outbox.settle(delivery, word, came.answer, now=now)
-                return
-            again = schedule.retry_at(now, tries, delivery.give_up_at, delivery.uri, ask=came.wait)
+        def work(_: Tallies, outbox: Outbox) -> Literal["delivered", "given-up", "failed"]:
+            end = delivery.give_up_at
+            if came.accepted:
+                outbox.settle(delivery, "delivered", came.answer, now=now)
+                return "delivered"
+            begun = end - schedule.RETRY_SECONDS
+            if came.hopeless or (now >= end and self._is_old(outbox, begun)):
+                outbox.settle(delivery, "given-up", came.answer, now=now)
+                return "given-up"
+            end = end if now < end else now + AGAIN_SECONDS
+            again = schedule.retry_at(now, tries, end, delivery.uri, ask=came.wait)
             outbox.put_off(delivery, self._holder, again, came.answer)
+            return "failed"
 
         wait = 0.0
         while True:
             try:
-                await self._with_store(work)
+                word = await self._with_store(work)
                 break
             except StoreError as error:
                 if not wait:
+                    what = "delivered" if came.accepted else "failed"
                     self._tell(
-                        logging.ERROR, f"{word}, which cannot be written down", delivery.day,
+                        logging.ERROR, f"{what}, which cannot be written down", delivery.day,
                         delivery.domain, delivery.uri, f"{came.answer}; {error}",
                     )  # fmt: skip
                 wait = min(2 * wait + 0.5, RECORD_SECONDS)
@@ -565,6 +601,11 @@ class Courier:
         level = logging.WARNING if word == "given-up" else logging.INFO
         answer = f"{came.answer} (attempt {tries})" if tries > 1 else came.answer
         self._tell(level, word, delivery.day, delivery.domain, delivery.uri, answer)
+
+    def _is_old(self, outbox: Outbox, since: float) -> bool:
+        """Whether it was tried for long by a clock that nobody sets, too; in the store's thread."""
+        watch = outbox.glance_at_clock(self._clock.watched)
+        return since <= past(watch, TRIED_SECONDS)
 
     def _tell(self, level: int, word: str, day: int, domain: str, uri: str, detail: str) -> None:
         if self.on_event is not None:
@@ -581,12 +622,17 @@ class Courier:
 
     # Forgetting
 
-    async def _forget(self, now: float) -> None:
+    async def _look_at_clock(self) -> float | None:
+        """By how much the clock seems to be set since the last look; None where nobody knows."""
+        clock = self._clock.watched
+        return (await self._with_store(lambda _, outbox: outbox.look_at_clock(clock))).set_by
+
+    async def _forget(self) -> None:
         steady = self._clock.steady()
         silent = [host for host, (until, _) in self._resting.items() if until > steady]
 
         expired = await self._with_store(
-            lambda tallies, outbox: _forget(tallies, outbox, now, silent)
+            lambda tallies, outbox: _forget(tallies, outbox, self._clock, silent)
         )
         for domain, uri in expired:
             self.counts["given-up"] += 1

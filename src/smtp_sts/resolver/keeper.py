@@ -34,8 +34,11 @@ from smtp_sts.store import (
     open_store,
     repair,
 )
+from smtp_sts.store.room import CROWDED, ROOMY
 
 RETRY_SECONDS: Final = 30.0
+#: That the store is full is said again after so long (seconds).
+FULL_SECONDS: Final = 3600.0
 #: It is seen so soon that the file of a store was deleted or replaced (seconds).
 LOOK_SECONDS: Final = 10.0
 #: A shared store that is away is looked for this often (seconds).
@@ -57,8 +60,11 @@ T = TypeVar("T")
 class Keeper:
     """Keeps policies for one process."""
 
-    def __init__(self, url: str, counts: dict[str, int]) -> None:
+    def __init__(self, url: str, counts: dict[str, int], limit: int = 0) -> None:
+        """`limit` is what the policies may take in the store (bytes); 0 is without one."""
         self._url = url
+        #: bytes; 0 is without a limit
+        self.limit = limit
         self._counts = counts
         self._store: Store | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="store")
@@ -83,6 +89,9 @@ class Keeper:
         self._claiming = asyncio.Event()
         self._released: set[str] = set()
         self._away = False
+        #: set where there was no room for a policy in the store
+        self.full = asyncio.Event()
+        self._full_until = 0.0
         #: jobs of the store that are not waited for any more, and have not ended
         self._overdue: set[asyncio.Future[Any]] = set()
         loops = (self._read(), self._write(), *([self._claim()] if self.shared else []))
@@ -106,12 +115,11 @@ class Keeper:
         """Policies that wait in memory for a store that refuses them."""
         return len(self._unsaved)
 
-    async def figures(self, now: float) -> tuple[int, float | None, float | None] | None:
-        """How many policies the store holds; of those in force the earliest refresh and fetch.
-
-        None where the store cannot be asked.
-        """
-        return await self._try(lambda store: store.figures(now), None)
+    async def figures(
+        self, now: float, unused_since: float = 0.0
+    ) -> tuple[int, float | None, float | None, int] | None:
+        """See `Store.figures`; None where the store cannot be asked."""
+        return await self._try(lambda store: store.figures(now, unused_since), None)
 
     async def get(self, domain: str) -> Stored | None:
         """The policy kept for a domain, expired or not; None where there is none.
@@ -206,18 +214,41 @@ class Keeper:
         """What the store itself holds for domains; None where it could not be asked."""
         return await self._try(lambda store: store.get(domains), None)
 
-    async def due(self, now: float, limit: int) -> list[str]:
+    async def due(self, now: float, limit: int, unused_since: float = 0.0) -> list[str]:
         """Domains whose refresh is due."""
-        return await self._try(lambda store: store.due(now, limit), [])
+        return await self._try(lambda store: store.due(now, limit, unused_since), [])
 
     async def postpone(self, domain: str, refresh_at: float, before: float) -> None:
         """Put off the next refresh of a domain, of a policy that was fetched at `before` or
         earlier."""
         await self._try(lambda store: store.postpone(domain, refresh_at, before), None)
 
-    async def prune(self, now: float, unused_since: float) -> int:
-        """Delete what is expired or unused."""
-        return await self._try(lambda store: store.prune(now, unused_since), 0)
+    async def look_at_clock(self) -> float:
+        """See `Store.look_at_clock`; nothing is certainly past where the store cannot be asked."""
+        return await self._try(lambda store: store.look_at_clock(), 0.0)
+
+    async def prune(self, past: float) -> int:
+        """Delete what was expired for long at a time that is certainly past; how many."""
+        gone = 0
+        while some := await self._try(lambda store: store.prune(past), 0):
+            gone += some
+        return gone
+
+    async def make_room(self, past: float, unused_seconds: float) -> int:
+        """Where the store is nearly full, delete what was expired or unused at a time that is
+        certainly past, until there is room again; how many."""
+        gone, last = 0, ""
+        crowded = self.limit * CROWDED
+        while self.limit and await self._try(lambda store: store.size(), 0) > crowded:
+            crowded = self.limit * ROOMY
+            number, last = await self._try(
+                lambda store, after=last: store.make_room(past, unused_seconds, after),  # type: ignore[misc]
+                (0, ""),
+            )
+            gone += number
+            if not last:
+                break
+        return gone
 
     async def close(self) -> None:
         """Write what waits, then close the file."""
@@ -230,7 +261,7 @@ class Keeper:
             _write, batch=waiting, used=self._used, purged=self._purged, released=released
         )
         wanted = waiting or self._used or self._purged or released[0]
-        if wanted and not await self._try(work, False) and waiting:
+        if wanted and await self._try(work, None) is None and waiting:
             _log.error("ending with %d policies that the store has not taken", len(waiting))
         if self._store is not None and not self._overdue:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
@@ -281,7 +312,9 @@ class Keeper:
             released = self._ended()
             written, self._written = self._written, None
             work = partial(_write, batch=batch, used=used, purged=purged, released=released)
-            if await self._try(work, False):
+            if (without := await self._try(work, None)) is not None:
+                if without:
+                    self._tell_full(len(without))
                 for domain, before in purged.items():
                     if self._purged.get(domain) == before:
                         del self._purged[domain]
@@ -293,6 +326,18 @@ class Keeper:
                 self._keep_unsaved(batch)
             if written is not None and not written.done():
                 written.set_result(None)
+
+    def _tell_full(self, policies: int) -> None:
+        """Law 7: what there is no room for applies while it is in memory, and does not last."""
+        self._counts["store-full"] = self._counts.get("store-full", 0) + policies
+        self.full.set()
+        if time.monotonic() >= self._full_until:
+            self._full_until = time.monotonic() + FULL_SECONDS
+            _log.error(
+                "the store is full (store.max_megabytes): policies of further domains apply while "
+                "they are in memory, and do not outlive a restart",
+                extra={"fields": {"event": "store-full", "megabytes": self.limit >> 20}},
+            )
 
     def _patience(self) -> float | None:
         return self._pause() if self._unsaved or self._purged else None
@@ -362,11 +407,11 @@ class Keeper:
 
     def _run(self, work: Callable[[Store], T]) -> T:
         if self._store is None:
-            self._store = open_store(self._url)
+            self._store = self._opened()
         elif self._store.read_only and time.monotonic() >= self._next_try:
             self._next_try = time.monotonic() + RETRY_SECONDS
             with contextlib.suppress(StoreError):  # then what can be read is still at hand
-                before, self._store = self._store, open_store(self._url)
+                before, self._store = self._store, self._opened()
                 before.close()
         elif not self.shared and time.monotonic() >= self._next_look:
             self._look_for_the_file(self._store)
@@ -378,8 +423,13 @@ class Keeper:
             # A server that was started anew, a connection that was cut: once more on a new one.
             self._store.close()
             self._store = None
-            self._store = open_store(self._url)
+            self._store = self._opened()
             return work(self._store)
+
+    def _opened(self) -> Store:
+        store = open_store(self._url)
+        store.limit = self.limit
+        return store
 
     def _look_for_the_file(self, store: Store) -> None:
         """Open the store anew where its file was deleted or replaced. Raises StoreError."""
@@ -391,7 +441,7 @@ class Keeper:
         store.close()
         if told := repair(self._url):  # what was put there may not go with its log
             _log.error("%s", told)
-        self._store = open_store(self._url)
+        self._store = self._opened()
         self._replaced = True
 
 
@@ -409,12 +459,13 @@ def _write(
     used: dict[str, float],
     purged: dict[str, float],
     released: tuple[list[str], str],
-) -> bool:
-    store.put(list(batch.values()))
+) -> list[str]:
+    """Returns the domains whose policies there is no room for."""
+    without = store.put(list(batch.values()))
     if used:
         store.touch(used)
     if purged:
         store.delete(purged)
     if released[0]:
         store.release(*released)
-    return True
+    return without

@@ -19,6 +19,7 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import (
     Column,
+    ColumnElement,
     Connection,
     Engine,
     Float,
@@ -30,19 +31,30 @@ from sqlalchemy import (
     delete,
     event,
     func,
+    inspect,
     select,
+    true,
     update,
 )
 from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
+from smtp_sts.store import clock_watch, room
+from smtp_sts.store.past import past
 from smtp_sts.store.replacing import SAME_FETCH, replaces
+from smtp_sts.store.room import ROW_BYTES
 
 SCHEMA_VERSION: Final = 1
 #: A fetch that lies further in the future was written with a wrong clock (seconds).
 FUTURE_SECONDS: Final = 60.0
 #: What SQLite says of a file that it cannot write, but may be able to read.
 _UNWRITABLE: Final = ("readonly", "unable to open", "disk I/O", "full")
+
+#: Policies that are expired are kept for so long: a clock that was ahead for a day is found out by
+#: then, mostly (seconds).
+EXPIRED_SECONDS: Final = 30 * 86400.0
+#: Policies that one call of `prune` and `make_room` look at: who asks meanwhile does not wait long.
+PRUNED_AT_ONCE: Final = 1000
 
 _metadata = MetaData()
 _policies = Table(
@@ -56,6 +68,27 @@ _policies = Table(
     Column("refresh_at", Float, nullable=False),
     Column("used_at", Float, nullable=False),
     Index("policies_refresh", "refresh_at"),
+    Index("policies_expires", "expires_at"),
+)
+_BY_END: Final = "CREATE INDEX IF NOT EXISTS policies_expires ON policies (expires_at)"
+#: What a row takes, by `room.size_of`; `CAST`: bytes, not characters.
+_BYTES: Final = f"(length(CAST(body AS BLOB)) + length(domain) + {ROW_BYTES})"
+
+
+def _of(row: str) -> str:
+    return _BYTES.replace("body", f"{row}.body").replace("domain", f"{row}.domain")
+
+
+#: What the policies take, counted by SQLite itself with each of its writes: old daemons' too.
+_SIZE: Final = (
+    "CREATE TABLE policies_size (policies INTEGER NOT NULL, bytes INTEGER NOT NULL)",
+    f"INSERT INTO policies_size SELECT count(*), coalesce(sum({_BYTES}), 0) FROM policies",
+    f"""CREATE TRIGGER policies_more AFTER INSERT ON policies BEGIN
+      UPDATE policies_size SET policies = policies + 1, bytes = bytes + {_of("new")}; END""",
+    f"""CREATE TRIGGER policies_less AFTER DELETE ON policies BEGIN
+      UPDATE policies_size SET policies = policies - 1, bytes = bytes - {_of("old")}; END""",
+    f"""CREATE TRIGGER policies_other AFTER UPDATE OF body ON policies BEGIN
+      UPDATE policies_size SET bytes = bytes + {_of("new")} - {_of("old")}; END""",
 )
 
 
@@ -142,6 +175,8 @@ class Store:
         self.path = path
         #: what another process writes is not seen: to be opened anew now and then
         self.read_only = read_only
+        #: what the policies may take, bytes; 0 is without a limit
+        self.limit = 0
         self._mark = _mark(path)
 
     @property
@@ -183,33 +218,54 @@ class Store:
                     found[domain] = Stored(*row)
         return found
 
-    def put(self, policies: Sequence[Stored]) -> None:
-        """Keep these policies, each in place of what its domain had. Raises StoreError."""
-        if not policies:
-            return
-        latest = time.time() + FUTURE_SECONDS
-        rows = [(*msgspec.structs.astuple(policy), latest) for policy in policies]
-        until = time.monotonic() + BUSY_SECONDS
-        while not self._put(rows, until):
-            pass
+    def put(self, policies: Sequence[Stored]) -> list[str]:
+        """Keep these policies, each in place of what its domain had.
 
-    def _put(self, rows: list[tuple[object, ...]], until: float) -> bool:
-        """False where another worker is writing, who will be done in a moment.
+        Returns the domains that there is no room for (`room.py`). Raises StoreError.
+        """
+        if not policies:
+            return []
+        until = time.monotonic() + BUSY_SECONDS
+        while (without := self._put(policies, until)) is None:
+            pass
+        return without
+
+    def _put(self, policies: Sequence[Stored], until: float) -> list[str] | None:
+        """None where another worker is writing, who will be done in a moment.
 
         SQLite itself would wait up to 25 ms before it looks again, longer than that write takes.
         """
+        latest = time.time() + FUTURE_SECONDS
         with self._direct() as connection:
             connection.execute(f"PRAGMA busy_timeout = {BUSY_POLL_MS}")
             try:
+                without = self._refused(connection, policies) if self.limit else []
+                rows = [
+                    (*msgspec.structs.astuple(policy), latest)
+                    for policy in policies
+                    if policy.domain not in without
+                ]
                 connection.executemany(_PUT, rows)
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise
                 connection.rollback()
-                return False
+                return None
             finally:
                 connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000:.0f}")
-        return True
+        return without
+
+    def _refused(self, connection: sqlite3.Connection, policies: Sequence[Stored]) -> list[str]:
+        ((size,),) = connection.execute("SELECT bytes FROM policies_size")
+        if size + sum(map(room.size_of, policies)) <= self.limit:
+            return []
+        query = f"SELECT {_BYTES} FROM policies WHERE domain = ?"
+        kept = {
+            policy.domain: row[0]
+            for policy in policies
+            for row in connection.execute(query, (policy.domain,))
+        }
+        return room.refused(policies, kept, size, self.limit)
 
     def touch(self, used: dict[str, float]) -> None:
         """Note when domains were last asked for. Raises StoreError."""
@@ -228,11 +284,16 @@ class Store:
         with self._begin() as connection:
             connection.execute(update(_policies).where(here).values(refresh_at=refresh_at))
 
-    def due(self, now: float, limit: int) -> list[str]:
-        """Unexpired domains whose refresh is due, the longest waiting first. Raises StoreError."""
+    def due(self, now: float, limit: int, unused_since: float = 0.0) -> list[str]:
+        """Unexpired domains whose refresh is due, the longest waiting first, but none that nobody
+        has asked for since a time. Raises StoreError."""
         query = (
             select(_policies.c.domain)
-            .where(_policies.c.refresh_at <= now, _policies.c.expires_at > now)
+            .where(
+                _policies.c.refresh_at <= now,
+                _policies.c.expires_at > now,
+                _policies.c.used_at >= unused_since,
+            )
             .order_by(_policies.c.refresh_at)
             .limit(limit)
         )
@@ -268,14 +329,51 @@ class Store:
                     )
                 )
 
-    def prune(self, now: float, unused_since: float) -> int:
-        """Delete what is expired, or unused since a time. Raises StoreError."""
+    def look_at_clock(self) -> float:
+        """Look at the clock, every few minutes; the latest time of day that is certainly past.
+
+        Raises StoreError.
+        """
         with self._begin() as connection:
-            return connection.execute(
-                delete(_policies).where(
-                    (_policies.c.expires_at <= now) | (_policies.c.used_at < unused_since)
-                )
-            ).rowcount
+            return past(clock_watch.look(connection).watch)
+
+    def prune(self, past: float) -> int:
+        """Delete policies that were expired for `EXPIRED_SECONDS` at a time that is certainly past
+        (`past.py`), `PRUNED_AT_ONCE` at most; how many. Raises StoreError."""
+        gone = _policies.c.expires_at <= past - EXPIRED_SECONDS
+        some = select(_policies.c.domain).where(gone).limit(PRUNED_AT_ONCE)
+        return self._destroy(_policies.c.domain.in_(some) & gone, EXPIRED_SECONDS)
+
+    def make_room(self, past: float, unused_seconds: float, after: str) -> tuple[int, str]:
+        """Look through the policies behind a domain ("" begins), and delete those that are expired,
+        or that nobody has asked for in so many seconds, at a time that is certainly past.
+
+        `PRUNED_AT_ONCE` are looked at: how many are gone, and behind which to go on ("" at the
+        end). Raises StoreError.
+        """
+        domain = _policies.c.domain
+        query = select(domain).where(domain > after).order_by(domain)
+        query = query.offset(PRUNED_AT_ONCE - 1).limit(1)
+        with self._begin() as connection:
+            last: str | None = connection.execute(query).scalar()
+        here = (domain > after) & (domain <= last if last is not None else true())
+        gone = self._destroy(here & (_policies.c.expires_at <= past), 0.0)
+        unused = here & (_policies.c.used_at <= past - unused_seconds)
+        return gone + self._destroy(unused, None), last or ""
+
+    def _destroy(self, condition: ColumnElement[bool], expired: float | None) -> int:
+        """Delete policies, expired for so many seconds; None: whether they are or not."""
+        with self._begin() as connection:
+            return connection.execute(delete(_policies).where(condition)).rowcount
+
+    def size(self) -> int:
+        """What the policies take (bytes, about). Raises StoreError."""
+        query = "SELECT bytes FROM policies_size"
+        with self._begin() as connection:
+            if not inspect(connection).has_table("policies_size"):  # not opened to write yet
+                query = f"SELECT coalesce(sum({_BYTES}), 0) FROM policies"
+            size: int = connection.exec_driver_sql(query).scalar_one()
+            return size
 
     def count(self) -> int:
         """How many policies are kept. Raises StoreError."""
@@ -298,18 +396,18 @@ class Store:
         with each write. Nothing, where nobody else writes. Raises StoreError."""
         return {}
 
-    def figures(self, now: float) -> tuple[int, float | None, float | None]:
-        """How many policies are kept; of the unexpired ones the earliest refresh and fetch.
-
-        Raises StoreError.
+    def figures(
+        self, now: float, unused_since: float = 0.0
+    ) -> tuple[int, float | None, float | None, int]:
+        """How many policies are kept; of the unexpired ones that somebody has asked for since a
+        time the earliest refresh and fetch; and what all take (bytes, about). Raises StoreError.
         """
         first = select(func.min(_policies.c.refresh_at), func.min(_policies.c.fetched_at))
+        used = (_policies.c.expires_at > now) & (_policies.c.used_at >= unused_since)
         with self._begin() as connection:
             count = connection.execute(select(func.count()).select_from(_policies)).scalar_one()
-            refresh_at, fetched_at = connection.execute(
-                first.where(_policies.c.expires_at > now)
-            ).one()
-            return count, refresh_at, fetched_at
+            refresh_at, fetched_at = connection.execute(first.where(used)).one()
+        return count, refresh_at, fetched_at, self.size()
 
     def close(self) -> None:
         """Give the file back."""
@@ -374,6 +472,11 @@ def open_store(url: str) -> Store:
             if version == 0:
                 _metadata.create_all(connection)
                 connection.exec_driver_sql(f"PRAGMA user_version={SCHEMA_VERSION}")
+            if version <= SCHEMA_VERSION and not inspect(connection).has_table("policies_size"):
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # of many that come, one does it
+                if not inspect(connection).has_table("policies_size"):
+                    for statement in (_BY_END, *_SIZE):
+                        connection.exec_driver_sql(statement)
     except OperationalError as error:
         engine.dispose()
         if path.exists() and any(words in str(error.orig) for words in _UNWRITABLE):

@@ -17,7 +17,9 @@ from sqlalchemy import Connection, Engine, MetaData, String, Table, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from smtp_sts.store import StoreError, _engine, _explain, _path_of, is_shared
+from smtp_sts.store import StoreError, _engine, _explain, _path_of, clock_watch, is_shared
+from smtp_sts.store.clock_watch import Clock, Looked
+from smtp_sts.store.past import Watch
 
 #: A name whose order is that of its bytes, in every database.
 Name: Final = String(253).with_variant(postgresql.VARCHAR(253, collation="C"), "postgresql")
@@ -51,6 +53,16 @@ class Database:
                 connection.exec_driver_sql("BEGIN")
             yield connection
             connection.rollback()
+
+    def look_at_clock(self, clock: Clock | None = None) -> Looked:
+        """Look at the clock, every few minutes, and keep what is known of it. Raises StoreError."""
+        with self.begin() as connection:
+            return clock_watch.look(connection, clock)
+
+    def glance_at_clock(self, clock: Clock | None = None) -> Watch:
+        """What is known of the clock now. Raises StoreError."""
+        with self.read() as connection:
+            return clock_watch.glance(connection, clock).watch
 
     def insert(self, table: Table) -> Any:
         """An INSERT that knows ON CONFLICT."""

@@ -45,10 +45,14 @@ from sqlalchemy import (
     update,
 )
 
+from smtp_sts.store.clock_watch import Clock, Looked
 from smtp_sts.store.database import Database, Name, open_database
+from smtp_sts.store.past import Watch
 
 #: A claim ends after so long (seconds): longer than any attempt takes.
 LEASE_SECONDS: Final = 300.0
+#: Nothing is put off for so long: a time that is further on is of a clock that was ahead (seconds).
+FAR_SECONDS: Final = 3 * 86400.0
 #: Rows that are written in one transaction.
 BATCH: Final = 500
 
@@ -191,6 +195,16 @@ class Outbox:
         """The store, for people."""
         return self._database.place
 
+    def look_at_clock(self, clock: Clock | None = None) -> Looked:
+        """See `Database.look_at_clock`. Raises StoreError."""
+        with self._lock:
+            return self._database.look_at_clock(clock)
+
+    def glance_at_clock(self, clock: Clock | None = None) -> Watch:
+        """See `Database.glance_at_clock`. Raises StoreError."""
+        with self._lock:
+            return self._database.glance_at_clock(clock)
+
     @contextlib.contextmanager
     def _begin(self) -> Iterator[Connection]:
         with self._lock, self._database.begin() as connection:
@@ -208,6 +222,11 @@ class Outbox:
         clock = self._clock(now)
         # One from further on than claims last was made before a clock was set back.
         return (table.c.until <= clock) | (table.c.until > clock + LEASE_SECONDS)
+
+    @staticmethod
+    def _come(table: Table, now: float) -> ColumnElement[bool]:
+        """Its time has come; or was set by a clock that was far ahead."""
+        return (table.c.next_try <= now) | (table.c.next_try > now + FAR_SECONDS)
 
     def plan(self, day: int, send_at: dict[str, float]) -> int:
         """Take in when the reports of a day to domains are to be made; how many are new.
@@ -260,7 +279,7 @@ class Outbox:
         any). Raises StoreError."""
         table = _reports
         conditions = [table.c.state == "waiting", self._free(table, now)]
-        conditions += [table.c.next_try <= now, *_chosen(day, domains)]
+        conditions += [self._come(table, now), *_chosen(day, domains)]
         with self._begin() as connection:
             taken = self._take(connection, table, conditions, now, holder, limit)
             rows = connection.execute(
@@ -394,7 +413,7 @@ class Outbox:
         conditions = [table.c.state == "due", self._free(table, now)]
         if busy:
             conditions.append(table.c.host.not_in(busy))
-        conditions.append(table.c.next_try <= now)
+        conditions.append(self._come(table, now))
         if day is not None:
             of = select(_reports.c.id).where(*_chosen(day, domains))
             conditions.append(table.c.report.in_(of))
@@ -521,16 +540,16 @@ class Outbox:
                 )
             )
 
-    def expire(self, hosts: Collection[str], now: float) -> list[tuple[str, str]]:
-        """Give up what hosts were to get that do not answer, where its time is over; domain and
-        URI of each. Raises StoreError."""
+    def expire(self, hosts: Collection[str], over: float, now: float) -> list[tuple[str, str]]:
+        """Give up what hosts were to get that do not answer, where its time was over at a time;
+        domain and URI of each. Raises StoreError."""
         if not hosts:
             return []
         table = _deliveries
-        over = (
+        where = (
             table.c.state == "due",
             table.c.host.in_(hosts),
-            table.c.give_up_at < now,
+            table.c.give_up_at < over,
             self._free(table, now),
         )
         with self._begin() as connection:
@@ -538,13 +557,13 @@ class Outbox:
             rows = list(
                 connection.execute(
                     query.join_from(table, _reports, table.c.report == _reports.c.id)
-                    .where(*over)
+                    .where(*where)
                     .limit(BATCH)
                 )
             )
             connection.execute(
                 update(table)
-                .where(table.c.id.in_([row.id for row in rows]), *over)
+                .where(table.c.id.in_([row.id for row in rows]), *where)
                 .values(
                     state="given-up",
                     settled_at=now,
@@ -636,7 +655,7 @@ class Outbox:
         with self._begin() as connection:
             connection.execute(delete(_parts).where(_parts.c.report.in_(done)))
 
-    def forget(self, before: int) -> None:
+    def forget(self, before: float) -> None:
         """Delete all that is known of days before one. Raises StoreError."""
         old = select(_reports.c.id).where(_reports.c.day < before)
         with self._begin() as connection:

@@ -23,10 +23,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
-from sqlalchemy import Connection, Engine, MetaData, TextClause, create_engine, inspect, text
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    MetaData,
+    TextClause,
+    column,
+    create_engine,
+    inspect,
+    literal_column,
+    text,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
-from smtp_sts.store import FUTURE_SECONDS, Store, Stored, StoreError
+from smtp_sts.store import FUTURE_SECONDS, Store, Stored, StoreError, clock_watch, room
 from smtp_sts.store.replacing import replaces
 
 try:
@@ -49,6 +60,8 @@ LEASE_SECONDS: Final = 60.0
 #: Clocks that are no further apart are the same clock (seconds), and how often that is measured.
 SAME_TIME: Final = 1.0
 MEASURE_SECONDS: Final = 60.0
+#: How often it is measured what all policies take, besides when the limit seems near (seconds).
+SIZE_SECONDS: Final = 60.0
 #: Policies that are written in one transaction.
 BATCH: Final = 500
 #: For the one who makes the tables, among all users of the database.
@@ -92,7 +105,8 @@ _PUT: Final = text(f"""
     WHERE {_REPLACES}""")
 _DUE: Final = text("""
     WITH due AS MATERIALIZED (
-      SELECT domain FROM policies WHERE refresh_at <= :now AND expires_at > :now
+      SELECT domain FROM policies
+      WHERE refresh_at <= :now AND expires_at > :now AND used_at >= :used
       ORDER BY refresh_at LIMIT :limit FOR UPDATE SKIP LOCKED)
     UPDATE policies SET refresh_at = :again FROM due WHERE policies.domain = due.domain
     RETURNING policies.domain""")
@@ -108,10 +122,17 @@ _CHANGES: Final = text(
     f"SELECT domain, changed_at FROM policies WHERE changed_at > {NOW} - :seconds"
 )
 _CLOCK: Final = text(f"SELECT {NOW}")
+_BYTES: Final = f"octet_length(body) + octet_length(domain) + {room.ROW_BYTES}"
+_SIZE: Final = text(f"SELECT coalesce(sum({_BYTES}), 0) FROM policies")
+_SIZES: Final = text(f"SELECT domain, {_BYTES} AS bytes FROM policies WHERE domain = ANY(:domains)")
 # Not to_regclass(): it may answer from a cache, of before the wait for the advisory lock.
 _HAS_SCHEMA: Final = text("""
     SELECT EXISTS (SELECT FROM pg_catalog.pg_tables
       WHERE tablename = 'smtp_sts_schema' AND schemaname = ANY(current_schemas(false)))""")
+
+#: Parameters that may look like anything, and a keyword of libpq's other form within another.
+_FREE: Final = {"options", "password", "sslpassword"}
+_KEYWORD: Final = re.compile(r"(^|\s)\w+\s*=|(pass|pwd)\w*\s*=", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -143,6 +164,12 @@ def _parameters(url: str) -> dict[str, Any]:
     except psycopg.ProgrammingError:
         raise StoreError(f"store.url: {_fault(url)}") from None
     parameters = {name: str(value) for name, value in found.items() if value is not None}
+    # Keywords behind a URL: libpq takes them for a part of what stands before, and would show them.
+    if any(_KEYWORD.search(parameters[name]) for name in parameters.keys() - _FREE):
+        raise StoreError(
+            "store.url: keywords such as password=... do not follow a URL with a blank; write "
+            "postgresql://user:password@host/database?keyword=value&keyword=value"
+        )
     if "@" in parameters.get("host", "") + parameters.get("dbname", ""):
         raise StoreError(
             "store.url: in the user and the password, write @ as %40, / as %2F and : as %3A"
@@ -166,7 +193,7 @@ def _parameters(url: str) -> dict[str, Any]:
 def _fault(url: str) -> str:
     """What libpq has against a URL. It quotes what it does not understand: secrets go first."""
     bare = re.sub(r"//[^/?#]*@", "//", url, count=1)
-    bare = re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1", bare)
+    bare = re.sub(r"((?:pass|pwd)\w*\s*(?:=|%3d)\s*)[^&]*", r"\1", bare, flags=re.IGNORECASE)
     try:
         conninfo_to_dict(bare)
     except psycopg.ProgrammingError as error:
@@ -230,7 +257,12 @@ class PostgresqlStore(Store):
         self.read_only = False
         #: how far the clock of the database is ahead of ours (seconds)
         self._ahead = 0.0
-        self._measured = float("-inf")
+        #: when that was measured, and how far our clock was ahead of the one that nobody sets then
+        self._measured = self._set = float("-inf")
+        #: what the policies may take, bytes; 0 is without a limit
+        self.limit = 0
+        self._size = 0
+        self._sized = float("-inf")
         try:
             self._find_schema(make)
         except StoreError:
@@ -248,17 +280,38 @@ class PostgresqlStore(Store):
             rows = connection.execute(_GET, {"domains": list(domains)})
             return {row.domain: _moved(Stored(*row), -self._ahead) for row in rows}
 
-    def put(self, policies: Sequence[Stored]) -> None:
-        """Keep these policies, each in place of an earlier fetch. Raises StoreError."""
+    def put(self, policies: Sequence[Stored]) -> list[str]:
+        """Keep these policies, each in place of an earlier fetch.
+
+        Returns the domains that there is no room for (`room.py`). Raises StoreError.
+        """
         self._begin_with(_CLOCK)
+        without = set(self._without_room(policies)) if self.limit else set()
         # In one order for all: two daemons that write the same policies do not block each other.
         rows = [
             msgspec.structs.asdict(_moved(stored, self._ahead))
             for stored in sorted(policies, key=lambda stored: stored.domain)
+            if stored.domain not in without
         ]
         for start in range(0, len(rows), BATCH):
             with told(self.place), self._engine.begin() as connection:
                 connection.execute(_PUT, rows[start : start + BATCH])
+        return sorted(without)
+
+    def _without_room(self, policies: Sequence[Stored]) -> list[str]:
+        """The domains that there is no room for. What all take is measured now and then."""
+        if time.monotonic() - self._sized > SIZE_SECONDS:
+            self.size()
+            self._sized = time.monotonic()
+        more = sum(map(room.size_of, policies))
+        if self._size + more <= self.limit:
+            self._size += more
+            return []
+        self.size()
+        with self._begin() as connection:
+            values = {"domains": [policy.domain for policy in policies]}
+            kept = {row.domain: row.bytes for row in connection.execute(_SIZES, values)}
+        return room.refused(policies, kept, self._size, self.limit)
 
     def touch(self, used: dict[str, float]) -> None:
         """Note when domains were last asked for. Raises StoreError."""
@@ -271,14 +324,18 @@ class PostgresqlStore(Store):
         """
         super().postpone(domain, refresh_at + self._ahead, before + self._ahead)
 
-    def due(self, now: float, limit: int) -> list[str]:
-        """Unexpired domains whose refresh is due, the longest waiting first. Raises StoreError.
+    def due(self, now: float, limit: int, unused_since: float = 0.0) -> list[str]:
+        """Unexpired domains whose refresh is due, the longest waiting first, but none that nobody
+        has asked for since a time. Raises StoreError.
 
         What one daemon is given no other is, for `LEASE_SECONDS`.
         """
         now += self._ahead
         with self._begin() as connection:
-            values = {"now": now, "limit": limit, "again": now + LEASE_SECONDS}
+            values = {
+                "now": now, "limit": limit, "again": now + LEASE_SECONDS,
+                "used": unused_since + self._ahead,
+            }  # fmt: skip
             return list(connection.execute(_DUE, values).scalars())
 
     def page(self, after: str, limit: int) -> list[Stored]:
@@ -292,10 +349,22 @@ class PostgresqlStore(Store):
         """
         super().delete({domain: before + self._ahead for domain, before in domains.items()})
 
-    def prune(self, now: float, unused_since: float) -> int:
-        """Delete what is expired, or unused since a time. Raises StoreError."""
+    def prune(self, past: float) -> int:
+        """As `Store.prune`; `past` is by the clock of the database. Raises StoreError."""
         self._begin_with(_FORGOTTEN)
-        return super().prune(now + self._ahead, unused_since + self._ahead)
+        return super().prune(past)
+
+    def _destroy(self, condition: ColumnElement[bool], expired: float | None) -> int:
+        # By the clock of the database at that moment, too.
+        if expired is not None:
+            condition &= column("expires_at") <= literal_column(NOW) - expired
+        return super()._destroy(condition, expired)
+
+    def size(self) -> int:
+        """What the policies take (bytes, about). Raises StoreError."""
+        with self._begin() as connection:
+            self._size = int(connection.execute(_SIZE).scalar_one())
+        return self._size
 
     def claim(self, domains: Sequence[str], holder: str) -> dict[str, Stored | None]:
         """Those of these domains that `holder` may fetch now, with what is kept of each.
@@ -344,27 +413,37 @@ class PostgresqlStore(Store):
                 f"store {self.place}: written by a newer smtp-sts (schema {version}, this one "
                 f"knows {SCHEMA_VERSION}); install that version on this machine too"
             )
+        if make:  # who may not is told so where it is needed
+            with contextlib.suppress(SQLAlchemyError), self._engine.begin() as connection:
+                clock_watch.make(connection)
 
     @contextlib.contextmanager
     def _begin(self) -> Iterator[Connection]:
         """For single statements: each lasts by itself."""
         with told(self.place), self._single.connect() as connection:
-            if time.monotonic() - self._measured > MEASURE_SECONDS:
-                self._measure(connection)
+            # Our clock may have been set just now: nothing is converted by a measure of before.
+            moved = abs(_ahead_of_boot() - self._set) > SAME_TIME
+            if moved or time.monotonic() - self._measured > MEASURE_SECONDS:
+                self._measure(connection, at_once=moved)
             yield connection
 
     def _begin_with(self, statement: TextClause, **values: object) -> None:
         with self._begin() as connection:
             connection.execute(statement, values)
 
-    def _measure(self, connection: Connection) -> None:
-        before = time.time()
+    def _measure(self, connection: Connection, *, at_once: bool) -> None:
+        began, ours = time.monotonic(), time.time()
         theirs: float = connection.execute(_CLOCK).scalar_one()
-        after = time.time()
-        if abs(after - before) > SAME_TIME:  # too slow an answer to tell
+        took = time.monotonic() - began
+        if took > SAME_TIME:  # too slow an answer to tell
+            if at_once and self._set > float("-inf"):
+                raise StoreError(
+                    f"store {self.place}: this machine's clock was set, and the database is too "
+                    "slow to compare it with its own"
+                )
             return
-        self._measured = time.monotonic()
-        ahead = theirs - (before + after) / 2
+        self._measured, self._set = time.monotonic(), _ahead_of_boot()
+        ahead = theirs - (ours + took / 2)
         if abs(ahead - self._ahead) <= SAME_TIME:
             return
         self._ahead = ahead if abs(ahead) > SAME_TIME else 0.0
@@ -374,6 +453,11 @@ class PostgresqlStore(Store):
                 "check that both keep time (NTP)",
                 self.place, abs(ahead), "ahead" if ahead > 0 else "behind",
             )  # fmt: skip
+
+
+def _ahead_of_boot() -> float:
+    """How far our time of day is ahead of a clock that nobody sets (seconds)."""
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _moved(stored: Stored, seconds: float) -> Stored:

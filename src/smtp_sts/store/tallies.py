@@ -29,10 +29,10 @@ from sqlalchemy import (
     select,
 )
 
-from smtp_sts.store import StoreError, _path_of, checks, is_shared
+from smtp_sts.store import StoreError, _path_of, checks, clock_watch, is_shared
 from smtp_sts.store.checks import Checks, metadata
 from smtp_sts.store.database import Database, Name, open_database
-from smtp_sts.store.instance import instance_of
+from smtp_sts.store.past import DAY, Watch, past
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
 _domains = Table(
@@ -151,10 +151,6 @@ class Tallies:
         """Where the counts are, for people."""
         return self._database.place
 
-    def instance(self) -> str:
-        """The random name of this store, for report-ids. Raises StoreError."""
-        return instance_of(self._database)
-
     def add(
         self,
         batch: Sequence[Tally],
@@ -177,6 +173,10 @@ class Tallies:
             )
             for reader, position in sorted(marks.items()):
                 connection.execute(marked, {"reader": reader, "position": position})
+
+    def glance_at_clock(self) -> Watch:
+        """See `Database.glance_at_clock`. Raises StoreError."""
+        return self._database.glance_at_clock()
 
     def mark(self, reader: str) -> str:
         """How far a reader has come; "" where it was never here. Raises StoreError."""
@@ -211,9 +211,9 @@ class Tallies:
                     f"store {self.place}: another process counts the same log now"
                 )
             self._write(connection, rows)
-            since = mark.at - KEEP_DAYS * 86400
+            since = past(clock_watch.glance(connection).watch) - KEEP_DAYS * DAY
             connection.execute(delete(_imports).where(_imports.c.at < since))
-            connection.execute(delete(_sources).where(_sources.c.day < since // 86400))
+            connection.execute(delete(_sources).where(_sources.c.day < since / DAY))
 
     def imports(self, head: str) -> list[Imported]:
         """How far logs with this first line were read, the shortest first. Raises StoreError."""

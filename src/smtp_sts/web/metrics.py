@@ -82,7 +82,8 @@ EVENTS: Final = (
     "accept-errors", "answer-deadline", "bad-http", "bad-lines", "bad-netstrings",
     "dane-timeout", "discovery-timeout", "internal-errors", "keys-without-policy", "long-lines",
     "no-record", "overloaded", "policy-too-long", "refused-requests", "slow-clients",
-    "store-dropped", "store-invalid", "sts-policy-fetch-error", "sts-policy-invalid",
+    "store-dropped", "store-full", "store-invalid", "sts-policy-fetch-error",
+    "sts-policy-invalid",
     "sts-record-invalid", "sts-webpki-invalid", "unfinished-requests",
 )  # fmt: skip
 
@@ -187,6 +188,14 @@ class _Collector(Collector):
             yield GaugeMetricFamily(
                 "smtp_sts_store_policies", "Policies in the store.", value=store.policies
             )
+            yield GaugeMetricFamily(
+                "smtp_sts_store_policy_bytes", "What the policies in the store take.",
+                value=store.bytes,
+            )  # fmt: skip
+            yield GaugeMetricFamily(
+                "smtp_sts_store_policy_bytes_limit", "What they may take (store.max_megabytes).",
+                value=store.limit,
+            )  # fmt: skip
             due = store.refresh_at
             yield GaugeMetricFamily(
                 "smtp_sts_refresh_overdue_seconds", "How long the oldest due refresh has waited.",

@@ -8,12 +8,15 @@ from smtp_sts.mta.tally import Tally
 
 
 class StoreFigures(NamedTuple):
-    """What the store holds; when the earliest refresh is due, and when the oldest policy in force
-    was fetched (seconds since the epoch)."""
+    """What the store holds; of the policies in force and in use, when the earliest refresh is due,
+    and when the oldest was fetched (seconds since the epoch); what all take, and may take at most
+    (bytes)."""
 
     policies: int
     refresh_at: float | None
     fetched_at: float | None
+    bytes: int
+    limit: int
 
 
 class Totals(NamedTuple):
