@@ -43,6 +43,8 @@ RESOLV_CONF_SECONDS: Final = 2.0
 #: How often the clock is looked at, and what is more than it drifts meanwhile (seconds).
 CLOCK_SECONDS: Final = 2.0
 CLOCK_SET: Final = 5.0
+#: After so many looks more every worker has seen that it was set.
+UNSEEN: Final = 2
 #: A drain ends after so long even where clients or discoveries do not.
 DRAIN_SECONDS: Final = 1.5
 #: A retired worker waits for its clients: Postfix drops any connection after 100 s.
@@ -228,10 +230,15 @@ async def _follow_resolv_conf(config: Config, resolver: Resolver, index: int) ->
 async def _follow_clock(resolver: Resolver, table: ReadyTable, index: int) -> None:
     """See that the clock was set: times that were kept would come much too late, or at once."""
     ahead = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+    unseen = 0
     while True:
         await asyncio.sleep(CLOCK_SECONDS)
         before, ahead = ahead, time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        if unseen:  # what other workers said until they saw it too bears times by the old clock
+            unseen -= 1
+            table.clear()
         if abs(ahead - before) >= CLOCK_SET:
+            unseen = UNSEEN
             table.clear()
             resolver.clock_set(ahead - before)
             if index == 0:

@@ -84,9 +84,13 @@ class ReadyTable:
 
     def clear(self) -> None:
         """Remove all replies: the clock by which they expire was set."""
-        for request in list(self.replies):
-            self._drop(request)
+        for ready in self.asked:
+            self._count(ready)
+        self.asked.clear()
+        self.replies.clear()
+        self._domains.clear()
         self._heap.clear()
+        self.bytes = 0
         self.due = math.inf
 
     def answered(self) -> dict[str, int]:

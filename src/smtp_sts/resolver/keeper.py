@@ -138,6 +138,10 @@ class Keeper:
     async def put(self, stored: Stored) -> None:
         """Keep a policy; returns when it lasts, or when the store has refused it."""
         self._writes[stored.domain] = stored
+        await self.caught_up()
+
+    async def caught_up(self) -> None:
+        """Returns when the store has taken what was put until now, or has refused it."""
         if self._written is None:
             self._written = asyncio.get_running_loop().create_future()
         self._wake.set()
@@ -158,10 +162,7 @@ class Keeper:
             if domain in kept and kept[domain].fetched_at <= before:
                 del kept[domain]
         self._purged[domain] = before
-        if self._written is None:
-            self._written = asyncio.get_running_loop().create_future()
-        self._wake.set()
-        await asyncio.shield(self._written)
+        await self.caught_up()
         return domain not in self._purged
 
     async def page(self, after: str, limit: int) -> tuple[list[Stored], str]:

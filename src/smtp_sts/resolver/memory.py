@@ -31,7 +31,7 @@ _RECORD: Final = 8
 class Life:
     """The state of a domain in one dialect, and who works on it or waits for it."""
 
-    __slots__ = ("began", "fetched_at", "state", "tasks", "waiters")
+    __slots__ = ("began", "clock_moved", "fetched_at", "state", "tasks", "waiters")
 
     def __init__(self) -> None:
         self.state: State = NEW
@@ -41,6 +41,8 @@ class Life:
         self.began = 0.0
         #: when this process last fetched a policy itself (seconds since the epoch)
         self.fetched_at = 0.0
+        #: how far the clock had been set when the times of the state were right (`Runner.life`)
+        self.clock_moved = 0.0
         self.waiters: list[asyncio.Future[None]] | None = None
 
 
@@ -92,7 +94,12 @@ class Memory:
         return domain
 
     def weigh(self, domain: Domain) -> None:
-        """Something new is known of a domain: others go where that is too much."""
+        """Something new is known of a domain: others go where that is too much.
+
+        Of one that has gone meanwhile nothing is counted: that would never be given back.
+        """
+        if self._domains.get(domain.name) is not domain:
+            return
         before, domain.weight = domain.weight, _weight(domain)
         self.weight += domain.weight - before
         while len(self._domains) > STATES_LIMIT or self.weight > STATES_BYTES:

@@ -16,13 +16,14 @@ import asyncio
 import time
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Final
 
 import msgspec
 
 from smtp_sts.config import PolicySection
 from smtp_sts.policy import DIALECTS, Dialect
 from smtp_sts.resolver import overrides
-from smtp_sts.resolver.dane_looks import DaneLooks
+from smtp_sts.resolver.dane_looks import DANE_TTL, DaneLooks
 from smtp_sts.resolver.decision import Decision, Step
 from smtp_sts.resolver.dialects import Draft00Network, Rfc8461Network
 from smtp_sts.resolver.keeper import Keeper
@@ -39,6 +40,9 @@ from smtp_sts.resolver.stored import dialect_of, domain_of, key_of
 from smtp_sts.resolver.surroundings import Keeping, Network, Surroundings
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
 from smtp_sts.store import Stored, StoreError
+
+#: At the end a store that has lost its policies gets them for so long yet (seconds).
+SAVING_SECONDS: Final = 1.0
 
 
 class Resolver:
@@ -89,7 +93,9 @@ class Resolver:
             smtp_port=smtp_port,
         )
         if isinstance(keeper, Keeper):
-            keeper.on_replaced = self._store_replaced
+            keeper.on_replaced = lambda: self._store_replaced(keeper)
+        #: what is put into a store again that has lost it
+        self._saving: set[asyncio.Future[None]] = set()
 
     @property
     def dane(self) -> bool:
@@ -179,10 +185,11 @@ class Resolver:
 
     def upkeep(self, key: str) -> Upkeep | None:
         """How the upkeep of the policy under a key goes; None where nothing is known of it."""
-        domain, index = self.memory.find(domain_of(key)), self._index.get(dialect_of(key))
-        if domain is None or index is None or domain.lives[index].state.number == 0:
+        domain, runner = self.memory.find(domain_of(key)), self._runners.get(dialect_of(key))
+        if domain is None or runner is None:
             return None
-        return upkeep_of(domain.lives[index].state)
+        state = runner.life(domain).state
+        return upkeep_of(state) if state.number else None
 
     async def renew(self, name: str, *, force: bool = False) -> Renewal:
         """Look for the policy of a domain now and fetch it, at an operator's word: that dialect's
@@ -200,7 +207,7 @@ class Resolver:
         return first or Renewal("failed")
 
     async def _renew(self, dialect: Dialect, domain: Domain, *, force: bool) -> Renewal:
-        life = domain.lives[self._index[dialect]]
+        life = self._runners[dialect].life(domain)
         await self._runners[dialect].until_idle(life)
         now, state = self._clock(), life.state
         if now < state.retry_at and not force:
@@ -263,18 +270,21 @@ class Resolver:
     def clock_set(self, seconds: float) -> None:
         """The clock was set forward or, below 0, back."""
         for runner in self._runners.values():
-            runner.happens_to_all(ev.ClockSet(now=self._clock(), seconds=seconds))
+            runner.clock_set(seconds)
+        latest = self._clock() + DANE_TTL[1]
         for domain in self.memory:
             if domain.dane is not None:
-                until = domain.dane.until + seconds
+                until = min(domain.dane.until + seconds, latest)
                 domain.dane = msgspec.structs.replace(domain.dane, until=until)
 
     def _changed(self, name: str) -> None:
         self.on_change(name)  # which is set anew when there are peers to tell
 
-    def _store_replaced(self) -> None:
+    def _store_replaced(self, keeper: Keeper) -> None:
         for runner in self._runners.values():
-            runner.happens_to_all(ev.StoreReplaced(now=self._clock()))
+            task = asyncio.ensure_future(runner.store_replaced(keeper.caught_up))
+            self._saving.add(task)
+            task.add_done_callback(self._saving.discard)
 
     def _learnt(self, name: str, changed: bool) -> None:
         """DANE is known of a domain."""
@@ -313,6 +323,11 @@ class Resolver:
 
     async def close(self) -> None:
         """End what still runs."""
+        if self._saving:
+            await asyncio.wait(self._saving, timeout=SAVING_SECONDS)
+        for task in self._saving:
+            task.cancel()
+        await asyncio.gather(*self._saving, return_exceptions=True)
         for runner in self._runners.values():
             await runner.close()
         await self.looks.close()

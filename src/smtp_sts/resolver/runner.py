@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 import msgspec
@@ -33,6 +34,8 @@ from smtp_sts.store import Stored, StoreError
 
 #: An answer waits no longer than this for its policy to be safe on disk (seconds).
 SAVE_TIMEOUT: Final = 1.0
+#: What concerns every domain is done for so long at a time (seconds).
+PORTION_SECONDS: Final = 0.002
 #: Proofs under way, checks of MX hosts under way, and of both together those that wait in line.
 PROOFS: Final = 50
 CHECKS: Final = 10
@@ -62,6 +65,8 @@ class Runner:
         self._checks = Places(CHECKS)
         self.lines = Places(WORK_LIMIT)
         self._purges = 0
+        #: how far the clock was set forward in all, since the start (seconds)
+        self._clock_moved = 0.0
         self.closing = False
         self.answer_timeout = around.settings.answer_timeout
         self.tasks: set[asyncio.Task[None]] = set()
@@ -70,7 +75,7 @@ class Runner:
 
     def known(self, domain: Domain) -> Decision | None:
         """What applies where that is known without waiting; starts what is due behind it."""
-        life = domain.lives[self._index]
+        life = self.life(domain)
         self.happens(domain, life, ev.Asked(now=self._around.clock()))
         return self._answer(domain, life, "cache")
 
@@ -79,7 +84,7 @@ class Runner:
         decision = self.known(domain)
         if decision is not None:
             return decision
-        life, asked = domain.lives[self._index], self._around.clock()
+        life, asked = self.life(domain), self._around.clock()
         loop = asyncio.get_running_loop()
         until = (life.began if life.tasks else loop.time()) + self.answer_timeout
         while decision is None:
@@ -105,7 +110,7 @@ class Runner:
 
     def in_force(self, domain: Domain) -> Decision | None:
         """What an unexpired policy in memory asks for; nothing is waited for, nothing started."""
-        life, around = domain.lives[self._index], self._around
+        life, around = self.life(domain), self._around
         return applies(domain.name, life.state, around.clock(), "cache", dane=around.dane())
 
     async def refresh(self, domain: Domain) -> None:
@@ -123,7 +128,7 @@ class Runner:
 
     async def read_kept(self, domain: Domain) -> Life:
         """The life of a domain, once the store has been asked."""
-        life = domain.lives[self._index]
+        life = self.life(domain)
         if life.state.unread:
             self.happens(domain, life, ev.UpkeepBegins(now=self._around.clock()))
             while life.state.reading and life.tasks:
@@ -142,7 +147,7 @@ class Runner:
     def _forget(self, domain: Domain | None) -> None:
         if domain is None:
             return
-        life = domain.lives[self._index]
+        life = self.life(domain)
         for task in life.tasks:
             task.cancel()
         life.tasks = ()
@@ -150,7 +155,7 @@ class Runner:
 
     async def learn(self, domain: Domain, stored: Stored) -> None:
         """The store holds this policy now: another worker or daemon may have put it there."""
-        life, purges = domain.lives[self._index], self._purges
+        life, purges = self.life(domain), self._purges
         held = life.state.cached
         if held is not None and held.fetched_at == stored.fetched_at and held.authenticated:
             return  # our own, most likely: not worth reading
@@ -168,14 +173,41 @@ class Runner:
         except StoreError:
             return None
 
-    def happens_to_all(self, event: ev.Event) -> None:
-        """Something that concerns every domain: the clock was set, the store was replaced."""
+    def clock_set(self, seconds: float) -> None:
+        """The clock was set forward or, below 0, back.
+
+        Each domain is told before the next that happens to it: telling all of them at once would
+        hold up every answer for seconds, and whoever can set clocks could do that (law 6).
+        """
+        self._clock_moved += seconds
+
+    def life(self, domain: Domain) -> Life:
+        """The life of a domain, by the clock as it goes now."""
+        life = domain.lives[self._index]
+        if life.clock_moved != self._clock_moved:
+            seconds = self._clock_moved - life.clock_moved
+            life.clock_moved = self._clock_moved
+            event = ev.ClockSet(now=self.now(), seconds=seconds)
+            life.state, _ = next_state(self._table, life.state, event, self._around.settings)
+        return life
+
+    async def store_replaced(self, caught_up: Callable[[], Awaitable[None]]) -> None:
+        """The store has lost what it had: all policies in force are put there again.
+
+        In portions, for the texts of all of them take long to write (law 6); `caught_up` returns
+        when the store has taken one, so that no more than one waits in memory.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + PORTION_SECONDS
         for domain in list(self._around.memory):
-            self.happens(domain, domain.lives[self._index], event)
+            self.happens_to(domain, ev.StoreReplaced(now=self.now()))
+            if loop.time() >= until:
+                await caught_up()
+                until = loop.time() + PORTION_SECONDS
 
     def happens_to(self, domain: Domain, event: ev.Event) -> None:
         """Something that concerns one domain, and that nobody waits for."""
-        self.happens(domain, domain.lives[self._index], event)
+        self.happens(domain, self.life(domain), event)
 
     async def until_idle(self, life: Life) -> None:
         """Wait until nothing is under way for a domain."""
@@ -245,7 +277,7 @@ class Runner:
 
     def step(self, domain: Domain, life: Life, event: ev.Event) -> list[ev.Effect]:
         """The next state; what can be done at once is done, the rest is returned."""
-        around, before = self._around, life.state
+        around, before = self._around, self.life(domain).state
         life.state, effects = next_state(self._table, before, event, around.settings)
         rest: list[ev.Effect] = []
         for effect in effects:

@@ -190,18 +190,24 @@ def _purged(state: State, _event: ev.Purged, _settings: PolicySection) -> Next:
     return replace(NEW, number=state.number), (ev.RepliesAreStale(),)
 
 
-def _clock_set(state: State, event: ev.ClockSet, _settings: PolicySection) -> Next:
+def _clock_set(state: State, event: ev.ClockSet, settings: PolicySection) -> Next:
     # What waits for a time waits as long as before. Policies keep their times: a clock neither
     # weakens nor prolongs one (laws 1 and 2); what seemed expired may be in the store.
+    # A time that is by the new clock already, as a look between its setting and our seeing it has
+    # left it, would be moved by years: nothing waits longer than it ever does.
     seconds = event.seconds
+    failing = settings.retry_interval * 2.0**BACKOFF_DOUBLINGS
+    latest = event.now + max(
+        settings.recheck_interval, settings.negative_ttl, settings.error_ttl, failing
+    )
     state = replace(
         state,
-        next_check=state.next_check + seconds,
-        retry_at=state.retry_at + seconds,
-        next_mx_check=state.next_mx_check + seconds,
+        next_check=min(state.next_check + seconds, latest),
+        retry_at=min(state.retry_at + seconds, latest),
+        next_mx_check=min(state.next_mx_check + seconds, latest),
         unread=state.unread or (seconds < 0 and unexpired(state, event.now) is None),
     )
-    return state, (ev.RepliesAreStale(),)
+    return state, ()  # all replies are made anew by who has seen that the clock was set
 
 
 def _store_replaced(state: State, event: ev.StoreReplaced, _settings: PolicySection) -> Next:
