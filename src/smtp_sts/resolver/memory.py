@@ -49,14 +49,21 @@ class Life:
 class Domain:
     """What is known of a domain: of DANE, and of its policy in each dialect."""
 
-    __slots__ = ("dane", "lives", "look", "name", "weight")
+    __slots__ = ("dane", "life", "look", "name", "other", "weight")
 
     def __init__(self, name: str, dialects: int) -> None:
         self.name = name
         self.dane: Known | None = None
         self.look: Looking | None = None
-        self.lives = tuple(Life() for _ in range(dialects))
+        #: in the dialects that are looked for; there are two at most, and one costs no tuple
+        self.life = Life()
+        self.other = Life() if dialects > 1 else None
         self.weight = 0
+
+    @property
+    def lives(self) -> tuple[Life, ...]:
+        """The lives in the dialects that are looked for, in their order."""
+        return (self.life,) if self.other is None else (self.life, self.other)
 
     @property
     def busy(self) -> bool:

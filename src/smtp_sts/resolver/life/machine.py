@@ -116,8 +116,7 @@ def _store_answered(
         if kept is not None and (
             cached is None or (event.now < kept.expires_at and table.replaces(kept, cached))
         ):
-            told = ("policy", kept.policy)
-            state = replace(state, cached=kept, absent=NO_REASON, told=told)
+            state = replace(state, cached=kept, absent=NO_REASON, told=kept.policy)
         elif cached is not None:  # it was believed while the store was away
             effects = (ev.SaveAgain(cached),)
     if not asked:

@@ -35,6 +35,8 @@ from smtp_sts.resolver.life.state import (
     unexpired,
 )
 
+#: What the log tells of a domain without a record.
+_NO_RECORD: Final = ("no-policy", "no-record", "")
 #: How long a daemon lets another one fetch a policy before it does so itself (seconds): where an
 #: answer waits for it, and where a policy is at hand.
 CLAIM_PATIENCE: Final = 2.0
@@ -93,7 +95,7 @@ def _policy_fetched(state: State, event: ev.PolicyFetched, settings: PolicySecti
     )
     effects: list[ev.Effect] = [ev.Count("refresh-good")] if look.refresh else []
     effects += [ev.Count("policies-fetched"), ev.Save(cached)]
-    if state.told != (told := ("policy", policy)):
+    if state.told != policy:
         effects.append(ev.Tell("policy", cached=cached))
     state = replace(
         state,
@@ -105,7 +107,7 @@ def _policy_fetched(state: State, event: ev.PolicyFetched, settings: PolicySecti
         next_check=now + settings.recheck_interval,
         retry_at=0.0,
         failures=0,
-        told=told,
+        told=policy,
     )
     return state, (*effects, ev.RepliesAreStale())
 
@@ -159,7 +161,9 @@ def _failed(
         next_check = max(now + settings.error_ttl, state.retry_at)
     # Judged by slugs: a stranger's words that change with each look are no other decision. That an
     # unknown domain has no record is what most have, and worth no line.
-    told = ("no-policy", reason.code, reason.cause if reason.code != "no-record" else "")
+    told = ("no-policy", reason.code, reason.cause)
+    if reason.code == "no-record":
+        told = _NO_RECORD  # one for all: most domains have none
     if told != state.told and (reason.code != "no-record" or state.told):
         effects.append(ev.Tell("no-policy", reason))
     if state.cached is not None:
@@ -175,7 +179,7 @@ def _unchanged(state: State, now: float, settings: PolicySection) -> Next:
 
 
 def _answer_overdue(state: State, _event: ev.AnswerOverdue, _settings: PolicySection) -> Next:
-    if state.told[:1] == ("no-policy",):  # once, not with each question
+    if isinstance(state.told, tuple) and state.told:  # once, not with each question
         return state, ()
     reason = Reason("discovery-timeout", sentence="it goes on")
     return replace(state, told=("no-policy", reason.code, "")), (ev.Tell("no-policy", reason),)

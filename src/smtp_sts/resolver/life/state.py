@@ -45,7 +45,7 @@ class Reason(msgspec.Struct, frozen=True, gc=False):
 NO_REASON: Final = Reason("")
 
 
-class Cached(msgspec.Struct, frozen=True):
+class Cached(msgspec.Struct, frozen=True, gc=False):
     """A policy with the times of its life.
 
     `id` is that of the TXT record (RFC 8461), or a digest of the record (first draft).
@@ -117,7 +117,7 @@ class Work(msgspec.Struct, frozen=True):
     prove_next: bool = False
 
 
-class State(msgspec.Struct, frozen=True):
+class State(msgspec.Struct, frozen=True, gc=False):
     """All that is known; see the top of this file for what can be true together.
 
     `next_check`: the record is asked for again then; `retry_at`: no host is asked for the policy
@@ -141,7 +141,7 @@ class State(msgspec.Struct, frozen=True):
     look: Look | None = None
     work: Work | None = None
     number: int = 0
-    told: tuple[object, ...] = ()
+    told: Policy | DraftRecord | tuple[str, ...] = ()
     look_steps: tuple[Step, ...] = ()
     proof_steps: tuple[Step, ...] = ()
     mx_steps: tuple[Step, ...] = ()
