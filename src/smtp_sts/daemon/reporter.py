@@ -38,6 +38,7 @@ from smtp_sts.reporting.exim_log import EximLog
 from smtp_sts.reporting.follow import FollowedFile, FollowedJournal
 from smtp_sts.reporting.handover import LENGTH, Ask, Portion, framed, portions
 from smtp_sts.reporting.lines import Clock
+from smtp_sts.reporting.log_lines import LogLines
 from smtp_sts.reporting.matching import judged
 from smtp_sts.reporting.outcome import Outcome
 from smtp_sts.reporting.own_knowledge import as_known, may_be_known
@@ -83,6 +84,8 @@ MAX_FILES: Final = 200
 #: deliveries without one it is said that there is none.
 HOLD_SECONDS: Final = 900.0
 SILENT_DELIVERIES: Final = 20
+#: Lines after which it is said that most of them are not understood.
+UNKNOWN_LINES: Final = 20
 #: At the end, from SIGTERM on (seconds).
 DRAIN_SECONDS: Final = 2.5
 
@@ -421,6 +424,7 @@ class Logs:
         self._readers: dict[str, FollowedFile | FollowedJournal] = {}
         self._logs: dict[str, PostfixLog | EximLog] = {}
         self._clocks: list[Clock] = []
+        self._forms: dict[str, LogLines] = {}
         #: of Postfixes whose log tells of no session
         self._warned: set[str] = set()
 
@@ -436,6 +440,7 @@ class Logs:
                 for reader in self._readers.values():
                     more = reader.read() or more
                 self._settle(last=last and not more)
+                self._look_at_forms()
                 await self._write()
                 if last and not more:
                     return
@@ -464,7 +469,13 @@ class Logs:
             journal = FollowedJournal(position, log.line)
             self._readers[name] = journal
             return asyncio.create_task(journal.run())
-        self._readers[name] = FollowedFile(Path(source.path), position, log.line)
+        form = self._forms[name] = LogLines()
+
+        def take(line: bytes) -> None:
+            for made in form.lines([line]):
+                log.line(made)
+
+        self._readers[name] = FollowedFile(Path(source.path), position, take)
         return None
 
     def _settle(self, *, last: bool) -> None:
@@ -484,6 +495,18 @@ class Logs:
                     "of it is counted. Unless no host offers TLS, set smtp_tls_loglevel = 1 in "
                     "main.cf", name, deliveries,
                     extra={"fields": {"event": "log-without-sessions", "instance": name}},
+                )  # fmt: skip
+
+    def _look_at_forms(self) -> None:
+        """Law 7: a log that cannot be understood is said to be so, once."""
+        for name, form in self._forms.items():
+            if form.seen >= UNKNOWN_LINES and form.few and name not in self._warned:
+                self._warned.add(name)
+                _log.warning(
+                    "%s: of %d lines %d were understood, and %r was not; what can be followed is "
+                    "in docs/tls-reports.md", name.partition(":")[2].partition(":")[2], form.seen,
+                    form.understood, form.example,
+                    extra={"fields": {"event": "log-not-understood", "log": name}},
                 )  # fmt: skip
 
     def _of_postfix(self, outcome: Outcome) -> None:
@@ -544,6 +567,8 @@ class Logs:
                      "unattributed", "lost_datagrams"):  # fmt: skip
             total = sum(getattr(log, name, 0) for log in logs)
             self._counts[f"tls-log-{name.replace('_', '-')}"] = total
+        forms = self._forms.values()
+        self._counts["tls-log-not-understood"] = sum(f.seen - f.understood for f in forms)
         self._counts["tls-log-gaps"] = sum(reader.gaps for reader in readers)
         self._counts["tls-log-foreign"] = sum(getattr(reader, "foreign", 0) for reader in readers)
         self._counts["tls-log-too-long"] = sum(reader.too_long for reader in readers)

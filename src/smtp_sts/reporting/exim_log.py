@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final
 
+from smtp_sts.reporting.envelopes import EXIM, bare
 from smtp_sts.reporting.lines import DOMAIN, LOCAL_PART, STAMP, Clock, log_domain
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
 from smtp_sts.tlsrpt import AppliedPolicy
@@ -132,6 +133,9 @@ class EximLog:
             when = (None, found[1], found[2])
         else:
             syslog = _by_syslog(line)
+            if syslog is None and EXIM.match(line) is None:
+                line = bare(line) or b""
+                syslog = _by_syslog(line)
             if syslog is None:
                 return
             when, found = syslog

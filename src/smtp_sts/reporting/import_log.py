@@ -20,18 +20,21 @@ import socket
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import BinaryIO, Final, Literal, cast
 
 import msgspec
 
 from smtp_sts.reporting.aggregate import DAY, Aggregate
+from smtp_sts.reporting.envelopes import EXIM, SYSLOG, bare, programs
 from smtp_sts.reporting.exim_log import EximLog
-from smtp_sts.reporting.lines import STAMP, Clock, Lines
+from smtp_sts.reporting.lines import Clock, Lines
+from smtp_sts.reporting.log_lines import LogLines
 from smtp_sts.reporting.outcome import Outcome
 from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.store.tallies import Imported, Tallies, Tally, daemon_source, import_source
+from smtp_sts.tlsrpt.names import clean
 
 Kind = Literal["postfix", "exim"]
 
@@ -43,17 +46,19 @@ BATCH: Final = 16 * 1024 * 1024
 _MAX_HOSTS: Final = 1000
 #: The first line of a log, as far as it marks it, bytes.
 _MAX_HEAD: Final = 16 * 1024
+#: How a file of systemd's journal begins.
+_JOURNAL: Final = b"LPKSHHRH"
 #: What damage and a file that ends too early look like.
 DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, OSError)
 
-_POSTFIX: Final = re.compile(
-    rb"^" + STAMP + rb" ([!-~]{1,255}) [A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){1,4}\[[0-9]+\]: ", re.M
+#: a program of Postfix's by its name in syslog; and Exim's
+_POSTFIX: Final = re.compile(rb"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){1,4}")
+_EXIM: Final = re.compile(rb"exim[A-Za-z0-9_-]{0,30}")
+#: what stands where a host does, and is none
+_NO_HOSTS: Final = re.compile(
+    r"-|<?(?:[a-z0-9]+\.)?(?:debug|info|notice|warn(?:ing)?|err(?:or)?)>?", re.I
 )
-_EXIM: Final = re.compile(
-    rb"^(?:" + STAMP + rb" ([!-~]{1,255}) exim[0-9]?\[[0-9]+\]: )?"
-    rb"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}\S* ", re.M
-)  # fmt: skip
-_FIRST_STAMP: Final = re.compile(rb"^([A-Z][a-z]{2} [ 0-9][0-9]) [0-9]{2}:", re.M)
+_FIRST_STAMP: Final = re.compile(rb"([A-Z][a-z]{2} [ 0-9][0-9]) [0-9]{2}:")
 #: Counters of both kinds of logs that the summary tells.
 _COUNTERS: Final = ("unclear", "undated", "plain", "silent", "reused", "own", "unfinished",
                     "unattributed", "lost_datagrams")  # fmt: skip
@@ -98,6 +103,8 @@ class Summary(msgspec.Struct):
     damage: str = ""
     #: why the log was not counted, and what to do
     trouble: str = ""
+    #: lines in no form that is known
+    not_understood: int = 0
     unclear: int = 0
     undated: int = 0
     plain: int = 0
@@ -150,14 +157,14 @@ def import_log(
         first = source.read(BLOCK)
     except DAMAGE as error:
         raise LogError(f"cannot be read: {error}") from None
-    kind = options.kind or (_kind(first) if first else "postfix")
-    if kind is None:
-        raise LogError(
-            "neither Postfix's log nor Exim's main log, by its beginning; if it is one of them, "
-            "say which: --format postfix or --format exim"
-        )
+    form = LogLines()
+    start = form.lines(first[: first.rfind(b"\n") + 1].split(b"\n")[:-1] or [first])
+    start = [bare(line) or b"" for line in start + form.finish()]
+    kind = options.kind or (_kind(start) if first else "postfix")
+    if kind is None or (form.few and b"\n" in first):
+        raise LogError(_not_a_log(first, start, form))
     summary.kind = kind
-    reading = _Reading(kind, first, tallies, options, match or (lambda outcome: outcome))
+    reading = _Reading(kind, first, start, tallies, options, match or (lambda outcome: outcome))
     block = first
     try:
         while block:
@@ -178,6 +185,7 @@ class _Reading:
         self,
         kind: Kind,
         first: bytes,
+        start: list[bytes],
         tallies: Tallies | None,
         options: Options,
         match: Callable[[Outcome], Outcome],
@@ -186,15 +194,16 @@ class _Reading:
         self._options = options
         self._match = match
         # Exim's own log names none
-        hosts = _hosts(kind, first) or {socket.gethostname()}
+        hosts = _hosts(kind, start) or {socket.gethostname()}
         if options.host:
             hosts = {options.host}
         self._host = min(hosts)
         self._hosts = {_label(host) for host in hosts}
-        clock = Clock(_now(first, options), options.zone)
+        clock = Clock(_now(start, options), options.zone)
         made = PostfixLog if kind == "postfix" else EximLog
         self._log = made(self._take, clock, options.own_senders)
         self.lines = Lines()
+        self._form = LogLines()
         self._aggregate = Aggregate()
         #: UTC days seen -> whether their sessions are counted
         self._counted: dict[int, bool] = {}
@@ -228,7 +237,7 @@ class _Reading:
             self._offset += len(piece)
             self._digest.update(piece)
             take = self._log.line
-            for line in self.lines.feed(piece):
+            for line in self._form.lines(self.lines.feed(piece)):
                 take(line)
             while self._earlier and self._earlier[0].size == self._offset:
                 self._compare(self._earlier.pop(0))
@@ -302,6 +311,11 @@ class _Reading:
 
     def _trouble(self) -> str:
         """Why nothing of the log counts, though it tells of mail; "" where it does not."""
+        if self._form.few:
+            return (
+                f"of {self._form.seen:,} lines {self._form.understood:,} were understood, and "
+                f"{self._form.example!a} was not: is it all one log?"
+            )
         mute = list(self._log.mute) if isinstance(self._log, PostfixLog) else []
         if not mute or self._log.outcomes:
             return ""
@@ -322,6 +336,8 @@ class _Reading:
             summary.known_at = self._earlier[-1].at
             summary.known_bytes, summary.known_lines = self._offset, self.lines.lines
             return
+        for line in self._form.finish():
+            self._log.line(line)
         self._settle()
         summary.trouble = self._trouble()
         if not summary.trouble:
@@ -341,22 +357,59 @@ class _Reading:
         summary.cut = self.lines.unended
         for name, value in self._counters().items():
             setattr(summary, name, value - self._before[name])
+        summary.not_understood = self._form.seen - self._form.understood
         # It may go on in what the log gets later, so it is not settled here.
         summary.unfinished += 0 if self._nothing_new() else self._log.waiting
 
 
-def _kind(first: bytes) -> Kind | None:
-    postfix, exim = (len(found.findall(first)) for found in (_POSTFIX, _EXIM))
+def _kind(lines: Iterable[bytes]) -> Kind | None:
+    postfix = exim = 0
+    for line in lines:
+        head = SYSLOG.match(line)
+        if head is None:
+            exim += EXIM.match(line) is not None
+        elif _EXIM.fullmatch(head[5]):
+            exim += 1
+        elif _POSTFIX.fullmatch(head[5]):
+            postfix += 1
     if not postfix and not exim:
         return None
     return "postfix" if postfix >= exim else "exim"
 
 
-def _hosts(kind: Kind, first: bytes) -> set[str]:
+def _hosts(kind: Kind, lines: Iterable[bytes]) -> set[str]:
     """The hosts that the lines in front name."""
-    found = (_POSTFIX if kind == "postfix" else _EXIM).finditer(first)
-    names = {match[4].decode("ascii") for match in found if match[4]}
+    wanted = _POSTFIX if kind == "postfix" else _EXIM
+    names = set()
+    for line in lines:
+        head = SYSLOG.match(line)
+        if head is not None and wanted.fullmatch(head[5]):
+            name = head[4].decode("ascii")
+            if not _NO_HOSTS.fullmatch(name):
+                names.add(name)
     return set(sorted(names)[:_MAX_HOSTS])
+
+
+def _not_a_log(first: bytes, start: Sequence[bytes], form: LogLines) -> str:
+    """Why this cannot be read as a log, and what could be."""
+    if first.startswith(_JOURNAL):
+        return (
+            "a file of systemd's journal: journalctl --file=FILE -o export | smtp-sts report "
+            "import-log -"
+        )
+    if not form.few and (found := programs(start)):
+        listed = ", ".join(name for name, _ in found.most_common(5))
+        return (
+            f"neither Postfix's log nor Exim's main log, by its beginning, which has lines of "
+            f"{listed}; if theirs come later, say which: --format postfix or --format exim"
+        )
+    example = form.example or clean(first[:200].decode("utf-8", "replace"), 200)
+    return (
+        f"neither Postfix's log nor Exim's main log: of the first {form.seen:,} lines "
+        f"{form.understood:,} were understood, and {example!a} was not. What is read is their log "
+        "as a file of theirs, of syslog (RFC 3164 and 5424), of docker or Kubernetes, or from "
+        "journalctl (-o short-iso, export, json and others with times, but not -o cat)"
+    )
 
 
 def _label(host: str) -> str:
@@ -369,16 +422,17 @@ def _labelled(source: str) -> str:
     return f"{kind}:{_label(host)}"
 
 
-def _now(first: bytes, options: Options) -> float:
+def _now(start: Iterable[bytes], options: Options) -> float:
     """The moment that no line is of later than a day from: see `Clock`."""
-    if options.year is not None and (found := _FIRST_STAMP.search(first)):
+    stamps = filter(None, map(_FIRST_STAMP.match, start))
+    if options.year is not None and (found := next(stamps, None)):
         text = " ".join(found[1].decode("ascii").split())
         try:
-            start = datetime.strptime(f"{options.year} {text}", "%Y %b %d")
+            first = datetime.strptime(f"{options.year} {text}", "%Y %b %d")
         except ValueError:
             raise LogError(f"{text!r} is no day of {options.year}") from None
         # All lines lie within a year from the first, but for some that came late.
-        return (start.replace(tzinfo=UTC) + timedelta(days=360)).timestamp()
+        return (first.replace(tzinfo=UTC) + timedelta(days=360)).timestamp()
     return time.time() if options.last is None else min(options.last, time.time())
 
 

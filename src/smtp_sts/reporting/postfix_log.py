@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final, cast
 
+from smtp_sts.reporting.envelopes import bare
 from smtp_sts.reporting.lines import DOMAIN, LOCAL_PART, STAMP, Clock, log_domain
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
 from smtp_sts.tlsrpt.names import clean, ip_address
@@ -168,7 +169,10 @@ class PostfixLog:
             self._first(line)
         head = _HEAD.match(line)
         if head is None:
-            return
+            line = bare(line) or b""
+            head = _HEAD.match(line)
+            if head is None:
+                return
         text = line[head.end() :]
         # The most frequent first; each of these stands where no remote text can.
         if text.find(b": to=<", 0, 24) > 0:

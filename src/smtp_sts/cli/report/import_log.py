@@ -29,6 +29,7 @@ _NOTES: Final = {
     "counted; is smtp_tls_loglevel = 1 in main.cf?",
     "reused": "messages over sessions that are counted already",
     "own": "lines of our own reports: never counted",
+    "not_understood": "lines in no form that is known",
     "unclear": "lines about deliveries that cannot be read for certain",
     "undated": "lines whose time cannot be: is --year right?",
     "unfinished": "sessions whose message is not told further of in this log",
