@@ -48,6 +48,17 @@ def mail(kind, body, head=b""):
 def mixed(body):
     return mail(b'multipart/mixed; boundary="x"', body)
 
+B64 = b"Content-Transfer-Encoding: base64\n"
+b64 = base64.encodebytes
+
+def box(mails):
+    return b"".join(b"From x Fri Mar 27 00:00:00 2026\n" + one + b"\n" for one in mails)
+
+def packed_messages(levels, body):
+    for _ in range(levels):
+        body = mail(b"message/rfc822", b64(body), B64)
+    return body
+
 def nested(levels):
     return b"".join(b'Content-Type: multipart/mixed; boundary="%d"\n\n--%d\n' % (n, n)
                     for n in range(levels))
@@ -103,6 +114,24 @@ INPUTS = {
     "parameters": lambda: mixed((b"--x\nContent-Type: a/b" + b';a="' * 2500 + b"\n\n{\n") * 90),
     "parameters in pieces": lambda: mixed((b"--x\nContent-Disposition: a"
         + b"".join(b";filename*%d*=%%41" % n for n in range(100)) + b"\n\n{\n") * 90),
+    "mbox of reports": lambda: box(mail(b"application/tlsrpt+json", b64(gzip.compress(
+        report(many("{}", 390_000)))), B64) for _ in range(40)),
+    "mbox of failures": lambda: box(mail(b"application/tlsrpt+json", b64(gzip.compress(
+        report(DETAILED % many("{}", 20_000)))), B64) for _ in range(40)),
+    "mbox of XML": lambda: box(mail(b"application/tlsrpt+json", b64(gzip.compress(
+        xml("<record/>" * 40_000))), B64) for _ in range(40)),
+    "mbox of bombs": lambda: box(mail(b"application/tlsrpt+gzip", b64(bomb(15)), B64)
+        for _ in range(40)),
+    "mbox of damage": lambda: box(mail(b"application/tlsrpt+gzip", b64(bomb(15)[:-9] + bytes(9)),
+        B64) for _ in range(40)),
+    "mbox of nothing": lambda: b"From a 1:2\n\n" * 1_300_000,
+    "almost an mbox": lambda: b"From a 1:2\nA: b\n\n" + (b"From " + b"1:" * 200) * 35_000,
+    "messages in base64": lambda: packed_messages(9, b"x\n" * 200_000),
+    "messages in base64, wide": lambda: packed_messages(2, mail(b'multipart/mixed; boundary="x"',
+        (b"--x\nContent-Type: message/rfc822\nContent-Transfer-Encoding: base64\n\n"
+        + b64(b"From: a\n\n" + b"x" * 90_000) + b"\n") * 90)),
+    "comments in a field": lambda: mixed((b"--x\nContent-Transfer-Encoding: " + b"(" * 1000
+        + b")" * 1000 + b"base64\n\n{\n") * 90),
     "a slow character set": lambda: mail(b"text/plain; charset=punycode", b"a" * 15 * MB),
     "a slow set of bytes": lambda: mail(b"text/plain; charset=punycode", b"\xff-a" * 5 * MB),
     "base64 garbage": lambda: mail(b"application/tlsrpt+gzip", b"=?=!-" * 3 * MB,
@@ -143,6 +172,15 @@ INPUTS = {
         "utf-16-le", "surrogatepass"),
     "date-time": lambda: b'{"date-range":{"start-datetime":"%s"},"policies":[]}' % (
         b":11" * 5 * MB),
+    "lists in strings": lambda: report(many(
+        '{"policy":{"mx-host":[%s]}}' % many('"[\\"a\\",\\"b\\"]"', 700), 200)),
+    "lines in strings": lambda: report(many(
+        '{"policy":{"policy-string":["%s"]}}' % ("\\na" * 60_000), 60)),
+    "hosts in strings": lambda: report(many(
+        '{"policy":{"mx-host":[%s]}}' % many('"%s"' % ("a " * 1000), 100), 60)),
+    "surrogates": lambda: report('{"policy":{"policy-type":"%s"}}' % ("\\ud800" * 2 * MB)),
+    "long numbers": lambda: report(many('{"summary":{"total-failure-session-count":%s}}'
+        % ("1" * 4000), 3000)),
     # XML
     "entities": lambda: cyclic(b"e"),
     "external entity": lambda: b'<!DOCTYPE feedback SYSTEM "file:///etc/passwd"><feedback/>',

@@ -7,10 +7,27 @@ text; JSON means the same as before, for a program that reads it.
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _UNUSUAL: Final = re.compile(r"[^\x20-\x7e]+")
 _UNUSUAL_IN_JSON: Final = re.compile(r"[^\x20-\x7e\n]+")
+
+
+#: Where nobody reads along, lines are as long as they are.
+_UNFOLDED: Final = 10_000
+
+
+def wide_console() -> Console:
+    """Where to print for people. What is no terminal gets lines that are not folded."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False)
+    if not console.is_terminal:
+        console.width = _UNFOLDED
+    return console
 
 
 def one_line(text: str, limit: int = 1000) -> str:

@@ -144,15 +144,14 @@ def _level(data: dict[str, Any]) -> str:
 
 
 def _print(data: dict[str, Any]) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    from smtp_sts.cli.printing import one_line
+    from smtp_sts.cli.printing import one_line, wide_console
     from smtp_sts.mta.told import MTAS
     from smtp_sts.policy import DIALECTS
     from smtp_sts.resolver.decision import MEANINGS, REASONS
 
-    console = Console(soft_wrap=True, highlight=False)
+    console = wide_console()
 
     def row(name: str, text: str, style: str = "", width: int = 17) -> None:
         console.print(

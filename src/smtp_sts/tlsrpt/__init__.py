@@ -25,9 +25,11 @@ from smtp_sts.tlsrpt.envelope import (
     MEDIA_TYPE_JSON,
     SIGNED_HEADERS,
     Enclosed,
+    Opened,
     compose,
     file_name,
     open_report,
+    open_reports,
     subject,
 )
 from smtp_sts.tlsrpt.errors import EnvelopeError, RecordError, ReportError, TlsrptError
@@ -54,6 +56,7 @@ __all__ = [
     "Enclosed",
     "EnvelopeError",
     "Failure",
+    "Opened",
     "PolicyResult",
     "ReadDraftReport",
     "ReadReport",
@@ -72,6 +75,7 @@ __all__ = [
     "find_record",
     "is_draft_policy",
     "open_report",
+    "open_reports",
     "pack",
     "read_json",
     "read_xml",

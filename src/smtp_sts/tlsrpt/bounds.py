@@ -20,6 +20,12 @@ MAX_PACKED: Final = 16 * 1024 * 1024
 #: JSON or XML, unpacked; of a mail all of its parts together.
 MAX_UNPACKED: Final = 16 * 1024 * 1024
 
+# Of a file with several reports, which share all other bounds
+
+#: Mails of an mbox, and reports of all mails, that are looked at.
+MAX_MAILS: Final = 20
+MAX_REPORTS: Final = 20
+
 # Of packed files
 
 #: gzip files in one; each costs a copy of the rest.

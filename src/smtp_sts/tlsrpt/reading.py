@@ -10,6 +10,8 @@ for lone surrogates and its length; who prints it cleans it (`names.clean`).
 from __future__ import annotations
 
 import codecs
+import json
+import math
 import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -47,7 +49,13 @@ _MARKS: Final = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")
-_COUNT: Final = re.compile(r"[0-9]{1,16}", re.ASCII)
+_COUNT: Final = re.compile(r"[0-9]{1,400}", re.ASCII)
+#: Digits of a number that are looked at; those with more are larger than any count.
+_DIGITS: Final = 400
+#: A string of an array that is an array itself, or has several lines.
+_TAKEN_APART: Final = re.compile(r'\A\s*\["|\S\s*\n\s*\S')
+_SEPARATOR: Final = re.compile(r"[,;\s]+")
+_DETAILS: Final = "failed sessions in failure-details"
 
 
 class LeftOut(msgspec.Struct, frozen=True):
@@ -88,6 +96,17 @@ class LeftOut(msgspec.Struct, frozen=True):
         return said
 
 
+class Allowance:
+    """What may still be read, of all reports of one file or mail together (`bounds`)."""
+
+    def __init__(self) -> None:
+        self.values = MAX_VALUES
+        self.policies = MAX_POLICIES
+        self.failures = MAX_FAILURES
+        self.strings = MAX_STRINGS
+        self.characters = MAX_ALL_TEXT
+
+
 class ReadReport(msgspec.Struct, frozen=True):
     """A report, and sentences on what about it is not as RFC 8460 has it; "" for absent text."""
 
@@ -96,15 +115,17 @@ class ReadReport(msgspec.Struct, frozen=True):
     left_out: LeftOut = LeftOut()
 
 
-def read_json(body: bytes) -> ReadReport:
-    """Read one report. Raises ReportError."""
+def read_json(body: bytes, allowance: Allowance | None = None) -> ReadReport:
+    """Read one report, within what `allowance` leaves. Raises ReportError."""
     if len(body) > MAX_UNPACKED:
         raise ReportError("report-too-large", f"{len(body)} bytes of JSON; {MAX_UNPACKED} at most")
-    reader = _Reader()
+    reader = _Reader(allowance or Allowance())
     data = _decode(body, reader)
     if not isinstance(data, dict):
         raise ReportError("report-not-object", "the JSON is no object, so no TLS report")
-    return ReadReport(reader.report(data), tuple(reader.oddities), LeftOut(**reader.left))
+    report = reader.report(data)
+    left = {name: min(count, MAX_COUNT) for name, count in reader.left.items()}
+    return ReadReport(report, tuple(reader.oddities), LeftOut(**left))
 
 
 def _decode(body: bytes, reader: _Reader) -> object:
@@ -113,32 +134,47 @@ def _decode(body: bytes, reader: _Reader) -> object:
             reader.odd("", "a byte-order mark at the start")
             body = body[len(mark) :].decode(encoding, "replace").encode()
             break
-    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
+    values = sum(map(body.count, (b",", b":", b"[", b"{")))
+    if values > reader.allowed.values:
         raise ReportError("report-too-large", f"more than {MAX_VALUES} values in it")
+    reader.allowed.values -= values
     try:
         body.decode()
     except UnicodeDecodeError as error:
         reader.odd("", f"not UTF-8 at byte {error.start}")
         body = body.decode("utf-8", "replace").encode()
     try:
-        return msgspec.json.decode(body)
-    except msgspec.DecodeError as error:
+        try:
+            return msgspec.json.decode(body)
+        except msgspec.DecodeError as error:
+            # One member of a kind that no parser need take (RFC 8259 section 9) loses no report.
+            data = _forgiving(body)
+            reader.odd("", f"no strict JSON: {shown(str(error))}")
+            return data
+    except ValueError as error:
         raise ReportError("report-not-json", f"not JSON: {shown(str(error))}") from None
     except RecursionError:
         raise ReportError("report-too-deep", "nested too deeply for a report") from None
 
 
+def _forgiving(body: bytes) -> object:
+    """JSON with what the strict parser refuses: escaped lone surrogates, numbers beyond all bounds,
+    NaN, control characters within strings. Raises ValueError."""
+
+    def whole(text: str) -> float | int:
+        return int(text) if len(text) <= _DIGITS else math.copysign(math.inf, float(text[:2]))
+
+    return json.loads(body.decode(), parse_int=whole, strict=False)
+
+
 class _Reader:
     """Takes a decoded report apart and remembers what was odd."""
 
-    def __init__(self) -> None:
+    def __init__(self, allowed: Allowance) -> None:
         self.oddities: list[str] = []
         #: by the names of `LeftOut`
         self.left: Counter[str] = Counter()
-        #: what may still be read
-        self.failures = MAX_FAILURES
-        self.strings = MAX_STRINGS
-        self.characters = MAX_ALL_TEXT
+        self.allowed = allowed
 
     def odd(self, place: str, message: str) -> None:
         if len(self.oddities) < MAX_ODDITIES:
@@ -164,7 +200,9 @@ class _Reader:
             policies = [policies]
         elif not isinstance(policies, list):
             raise ReportError("report-no-policies", "no array of policies", place="policies")
-        for policy in policies[MAX_POLICIES:]:
+        room = self.allowed.policies
+        self.allowed.policies -= min(len(policies), room)
+        for policy in policies[room:]:
             self.leave_policy(policy)
         return Report(
             organization_name=self.text("organization-name", data.get("organization-name"), True),
@@ -174,7 +212,7 @@ class _Reader:
             report_id=self.text("report-id", data.get("report-id"), True),
             policies=tuple(
                 self.policy_result(f"policies[{i}]", p)
-                for i, p in enumerate(policies[:MAX_POLICIES])
+                for i, p in enumerate(policies[:room])
                 if self.is_object(f"policies[{i}]", p)
             ),
         )
@@ -214,33 +252,47 @@ class _Reader:
             self.odd(place, f"longer than {MAX_TEXT} characters: cut")
             self.left["texts"] += 1
             value = value[:MAX_TEXT]
-        if len(value) > self.characters:
+        if len(value) > self.allowed.characters:
             self.left["texts"] += 1
             return ""
-        self.characters -= len(value)
-        return _SURROGATE.sub("\ufffd", value)
+        self.allowed.characters -= len(value)
+        fit = _SURROGATE.sub("\ufffd", value)
+        if fit != value:
+            self.odd(place, "half a surrogate pair: replaced")
+        return fit
 
     def count(self, place: str, value: object) -> int:
-        if isinstance(value, str) and _COUNT.fullmatch(value.strip()):
+        if isinstance(value, str) and _COUNT.fullmatch(value[: _DIGITS + 2].strip()):
             self.odd(place, "a string where a number belongs")
             value = int(value)
         elif isinstance(value, float) and value.is_integer():
             value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT:
-            return value
+        elif isinstance(value, float) and 0 < value < MAX_COUNT:
+            self.odd(place, "no whole number: taken as the next greater")
+            value = math.ceil(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            if 0 <= value <= MAX_COUNT:
+                return int(value)
+            if value > MAX_COUNT:  # whatever it is, it is not nothing
+                self.odd(place, f"no count that can be: taken as {MAX_COUNT}")
+                return MAX_COUNT
         self.odd(place, "absent: taken as 0" if value is None else "no count: taken as 0")
         return 0
 
     def moment(self, place: str, value: object) -> datetime:
         if not isinstance(value, str):
             raise ReportError("report-date", "absent, or no string", place=place)
-        text = value[: MAX_MOMENT + 1].strip()
+        # RFC 3339 section 5.6: T and Z may be small
+        text = value[: MAX_MOMENT + 1].strip().upper()
         if len(text) > MAX_MOMENT:
             raise ReportError("report-date", f"{shown(value)} is no date-time", place=place)
         next_day = re.search(r"[Tt ]24:00(:00(\.0+)?)?", text)  # the RFC itself writes 0000-2400
         if next_day:
             text = text.replace("24:00", "00:00", 1)
         text = re.sub(r"(:[0-9]{2}):60", r"\1:59", text)  # a leap second (RFC 3339 section 5.7)
+        if zone := re.search(r" *(UTC|GMT| Z| [+-][0-9:]{4,5})$", text):
+            self.odd(place, "not as RFC 3339 writes a zone")
+            text = text[: zone.start()] + ("Z" if zone[1].isalpha() else zone[1].strip())
         try:
             moment = datetime.fromisoformat(text)
             if next_day:
@@ -267,13 +319,32 @@ class _Reader:
         elif not isinstance(value, list):
             self.odd(place, "no array: left out")
             return ()
+        value = self.flat(place, value)
         if len(value) > MAX_LIST:
             self.odd(place, f"more than {MAX_LIST} entries: cut")
-        room = min(MAX_LIST, self.strings)
+        room = min(MAX_LIST, self.allowed.strings)
         self.left["strings"] += max(0, len(value) - room)
-        self.strings -= min(len(value), room)
+        self.allowed.strings -= min(len(value), room)
         entries = (self.text(f"{place}[{i}]", v) for i, v in enumerate(value[:room]))
         return tuple(filter(None, entries))
+
+    def flat(self, place: str, entries: list[Any]) -> list[Any]:
+        """The entries of an array, those of arrays and lines that stand in its strings too."""
+        found: list[Any] = []
+        room = MAX_LIST_TEXT
+        told = False
+        for entry in entries[:MAX_LIST]:
+            inner: list[Any] = [entry]
+            if isinstance(entry, list):
+                inner = entry
+            elif isinstance(entry, str) and _TAKEN_APART.search(entry):
+                room -= len(entry)
+                inner = [entry] if room < 0 else self.within(place, entry)
+            if inner != [entry] and not told:
+                told = True
+                self.odd(place, "an array or several lines where one string belongs")
+            found += inner
+        return found + entries[MAX_LIST:]
 
     def within(self, place: str, value: str) -> list[Any]:
         """The entries of a string: a JSON array, as Microsoft has it, or lines."""
@@ -304,28 +375,46 @@ class _Reader:
             if "failure-details" in data:
                 self.odd(where, "no array: taken as empty")
             details = []
-        room = self.failures
-        self.failures -= min(len(details), room)
+        room = self.allowed.failures
+        self.allowed.failures -= min(len(details), room)
         for failure in details[room:]:
             self.left["failures"] += 1
             if isinstance(failure, dict) and (sessions := failure.get("failed-session-count")):
                 self.left["failed_sessions"] += self.count(where, sessions)
+        failures = tuple(
+            self.failure(f"{where}[{i}]", f)
+            for i, f in enumerate(details[:room])
+            if self.is_object(f"{where}[{i}]", f)
+        )
         return PolicyResult(
             policy=self.policy(f"{place}.policy", policy),
             successful=self.count(
                 f"{place}.summary.total-successful-session-count",
                 summary.get("total-successful-session-count"),
             ),
-            failed=self.count(
-                f"{place}.summary.total-failure-session-count",
-                summary.get("total-failure-session-count"),
-            ),
-            failures=tuple(
-                self.failure(f"{where}[{i}]", f)
-                for i, f in enumerate(details[:room])
-                if self.is_object(f"{where}[{i}]", f)
-            ),
+            failed=self.failed(f"{place}.summary", summary, where, failures, len(details) > room),
+            failures=failures,
         )
+
+    def failed(
+        self,
+        place: str,
+        summary: dict[str, Any],
+        where: str,
+        failures: tuple[Failure, ...],
+        cut: bool,
+    ) -> int:
+        """The total of failed sessions; where there is none, what the details sum to."""
+        name = "total-failure-session-count"
+        details = min(sum(failure.failed_session_count for failure in failures), MAX_COUNT)
+        if summary.get(name) is None and details:
+            self.odd(f"{place}.{name}", f"absent: taken as {details}, the sum of {_DETAILS}")
+            return details
+        total = self.count(f"{place}.{name}", summary.get(name))
+        if failures and total != details and not cut:
+            # Section 4: more is no fault where a session failed in several ways.
+            self.odd(where, f"a sum of {details} {_DETAILS}, where the total is {total}")
+        return total
 
     def policy(self, place: str, data: dict[str, Any]) -> AppliedPolicy:
         kind = self.text(f"{place}.policy-type", data.get("policy-type"), True)
@@ -335,11 +424,19 @@ class _Reader:
         mx = self.texts(f"{place}.mx-host", data.get("mx-host"))
         if any(host.startswith("mx:") for host in mx):
             self.odd(f"{place}.mx-host", 'entries begin with "mx:"')
+        mx = tuple(host.removeprefix("mx:").strip() for host in mx)
+        if any(_SEPARATOR.search(host) for host in mx):
+            self.odd(f"{place}.mx-host", "several hosts in one string")
+            hosts = [name for host in mx for name in _SEPARATOR.split(host) if name]
+            room = min(MAX_LIST, len(mx) + self.allowed.strings)
+            self.left["strings"] += max(0, len(hosts) - room)
+            self.allowed.strings -= min(len(hosts), room) - len(mx)
+            mx = tuple(hosts[:room])
         return AppliedPolicy(
             policy_type=kind,
             policy_domain=domain_name(domain) or domain,
             policy_string=self.texts(f"{place}.policy-string", data.get("policy-string")),
-            mx_host=tuple(host.removeprefix("mx:").strip() for host in mx),
+            mx_host=mx,
         )
 
     def failure(self, place: str, data: dict[str, Any]) -> Failure:

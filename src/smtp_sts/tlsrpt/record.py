@@ -157,7 +157,8 @@ def _rua(text: bytes) -> Iterator[bytes]:
 
 def _address(rest: str) -> str:
     # RFC 6068: after "?" stand header fields, which a stranger does not set in our mail.
-    encoded = rest.partition("?")[0]
+    # "mailto://" is no mailto URI, and is published all the same.
+    encoded = rest.partition("?")[0].removeprefix("//")
     if not _PATH.fullmatch(encoded):
         raise ValueError('has characters that are to be percent-encoded, such as "!"')
     address = mail_address(unquote_to_bytes(encoded).decode("utf-8", "replace"))

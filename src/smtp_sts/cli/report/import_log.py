@@ -227,10 +227,11 @@ def _progress(file: BinaryIO, name: str) -> Iterator[Callable[[int, int], None] 
 
 
 def _print(summary: Summary, options: Options) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(soft_wrap=True, highlight=False)
+    from smtp_sts.cli.printing import wide_console
+
+    console = wide_console()
 
     def row(name: str, text: str, style: str = "") -> None:
         console.print(Text(f"{name:<13}", style="bold"), Text(text, style=style), sep="")

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from smtp_sts.tlsrpt import Enclosed, PolicyResult
+    from smtp_sts.tlsrpt import Enclosed, Opened, PolicyResult
 
 #: Failures that are printed of one policy, and of all; lines of policy text; policies. --json has
 #: all that was read.
@@ -21,6 +21,8 @@ MAX_POLICIES = 100
 #: Characters of one cell of a table, and of one line.
 MAX_CELL = 150
 MAX_LINE = 300
+#: A result type that is no longer is not broken; of longer ones the other columns take their room.
+MAX_UNBROKEN = 30
 _COLUMNS = ("result", "from", "to", "EHLO", "reason")
 
 
@@ -29,15 +31,17 @@ _COLUMNS = ("result", "from", "to", "EHLO", "reason")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, made regular.")
 def show(file: Any, as_json: bool) -> None:
     """Show the TLS report in FILE: JSON, XML of the first draft, gzip, ZIP or a whole mail; "-" for
-    standard input.
+    standard input. Of a mail or an mbox with several reports all are shown.
 
     Status 0 where no session failed, 1 where some did, 2 where FILE holds no report.
     """
-    from smtp_sts.tlsrpt import TlsrptError, open_report
+    from datetime import UTC, datetime
+
+    from smtp_sts.tlsrpt import TlsrptError, open_reports
     from smtp_sts.tlsrpt.bounds import MAX_MAIL
 
     try:
-        enclosed = open_report(file.read(MAX_MAIL + 1))
+        opened = open_reports(file.read(MAX_MAIL + 1), datetime.now(UTC))
     except TlsrptError as error:
         click.echo(f"smtp-sts: {_line(str(file.name))}: {error} ({error.slug})", err=True)
         sys.exit(2)
@@ -47,18 +51,51 @@ def show(file: Any, as_json: bool) -> None:
     if as_json:
         from smtp_sts.cli.printing import to_json
 
-        click.echo(to_json(_as_json(enclosed)))
+        first, *others = map(_as_json, opened.reports)
+        click.echo(to_json({**first, "more": others, "unread": opened.unread}))
     else:
+        _print_all(opened)
+    sys.exit(1 if any(map(_has_failures, opened.reports)) else 0)
+
+
+def _has_failures(enclosed: Enclosed) -> bool:
+    """Details too: some that report on testing mode count no session as failed."""
+    read = enclosed.read
+    details = (f.failed_session_count for p in read.report.policies for f in p.failures)
+    left = read.left_out
+    return bool(read.report.failed or any(details) or left.failed or left.failed_sessions)
+
+
+def _print_all(opened: Opened) -> None:
+    seen: list[Enclosed] = []
+    for number, enclosed in enumerate(opened.reports, 1):
+        if len(opened.reports) > 1:
+            same = next((i for i, o in enumerate(seen, 1) if _is_same(o, enclosed)), 0)
+            again = f": the same as report {same}" if same else ""
+            click.echo(f"{chr(10) if seen else ''}report {number} of {len(opened.reports)}{again}")
+        seen.append(enclosed)
         print_report(enclosed)
-    sys.exit(1 if enclosed.read.report.failed or enclosed.read.left_out.failed else 0)
+    if opened.unread:
+        click.echo("\nnot read")
+    for sentence in opened.unread:
+        click.echo(f"  {_line(sentence)}")
+
+
+def _is_same(one: Enclosed, other: Enclosed) -> bool:
+    return one.read.report == other.read.report
 
 
 def _as_json(enclosed: Enclosed) -> dict[str, Any]:
     import msgspec
 
+    from smtp_sts.tlsrpt.sessions import sessions_of
+
     return {
         "report": enclosed.read.report.plain(),
         "draft": None if enclosed.draft is None else enclosed.draft.plain(),
+        "sessions": msgspec.structs.asdict(
+            sessions_of(enclosed.read.report.policies, enclosed.domain)
+        ),
         "oddities": enclosed.read.oddities,
         "left_out": msgspec.structs.asdict(enclosed.read.left_out),
         "mail": {
@@ -68,22 +105,27 @@ def _as_json(enclosed: Enclosed) -> dict[str, Any]:
             "subject": enclosed.subject,
             "message_id": enclosed.message_id,
             "file_name": enclosed.file_name,
+            "forwarded_by": enclosed.forwarded_by,
         },
     }
 
 
 def print_report(enclosed: Enclosed) -> None:
     """Print a report for people."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(soft_wrap=True, highlight=False)
+    from smtp_sts.cli.printing import wide_console
+    from smtp_sts.tlsrpt.sessions import sessions_of
+
+    console = wide_console()
     found = enclosed.read.report
 
     def row(name: str, text: str, style: str = "") -> None:
         console.print(Text(f"{name:<17}", style="bold"), Text(_line(text), style=style), sep="")
 
     row("from", f"{found.organization_name or '?'}, {found.contact_info or 'no contact'}")
+    if enclosed.forwarded_by:
+        row("sent by", f"{enclosed.sender or '?'}; passed on by {enclosed.forwarded_by}")
     if enclosed.submitter and enclosed.submitter != found.submitter:
         row("submitter", f"{enclosed.submitter} (of the mail; the report says otherwise)")
     draft = enclosed.draft
@@ -95,7 +137,11 @@ def print_report(enclosed: Enclosed) -> None:
     row("begins", f"{found.start:%Y-%m-%d %H:%M:%S} UTC")
     row("ends", f"{found.end:%Y-%m-%d %H:%M:%S} UTC")
     if draft is None:
-        row("sessions", f"{found.successful:,} as the policy asks for, {found.failed:,} failed")
+        sessions = sessions_of(found.policies, enclosed.domain)
+        text = f"{sessions.successful:,} as the policy asks for, {sessions.failed:,} failed"
+        if sessions.twice:
+            text += "; a session may stand under policies of DANE and of MTA-STS: not added up"
+        row("sessions", text)
     else:
         row("failures", f"{found.failed:,}; this form tells of no others, and may count one twice")
     # What failed comes first, where not all can be printed.
@@ -171,7 +217,9 @@ def _print_policy(console: Console, result: PolicyResult, room: _Room, *, drafte
     # A column that nobody has filled takes no room.
     shown = [index for index in range(len(_COLUMNS)) if any(row[index] for row in rows)]
     for index in shown:
-        table.add_column(_COLUMNS[index], overflow="fold", no_wrap=index == 0)
+        longest = max(len(row[index]) for row in rows)
+        whole = index == 0 and longest <= MAX_UNBROKEN
+        table.add_column(_COLUMNS[index], overflow="fold", no_wrap=whole)
     for failure, row in zip(ordered, rows, strict=False):
         table.add_row(f"{failure.failed_session_count:,}", *(Text(row[i]) for i in shown))
     console.print(table, soft_wrap=False)

@@ -66,10 +66,11 @@ def _fail(message: str, status: int) -> NoReturn:
 
 
 def _print(found: Overview, config: Config, domain: str) -> None:
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(soft_wrap=True, highlight=False)
+    from smtp_sts.cli.printing import wide_console
+
+    console = wide_console()
 
     def head(name: str, text: str, style: str = "") -> None:
         console.print(Text(f"{name:<11}", style="bold"), Text(text, style=style), sep="")
