@@ -18,7 +18,7 @@ from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.service import Connection, Service
 from smtp_sts.mta.socketmap import Socketmap
 from smtp_sts.mta.tcp_table import TcpTable
-from smtp_sts.policy import Policy, PolicyError
+from smtp_sts.policy import NextHop, Policy, PolicyError
 from smtp_sts.resolver.decision import Decision
 
 POLICY = Policy("enforce", ("mx.bob.example", "*.bob.example"), 86400)
@@ -49,7 +49,8 @@ class Wire(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-async def decide(domain: str) -> Decision:
+async def decide(where: NextHop) -> Decision:
+    domain = where.domain
     outcome = "enforce" if "b" in domain else "no-policy"
     return Decision(domain, outcome, "policy-found", policy=POLICY, valid_until=1e12)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.service import Service
 from smtp_sts.mta.socketmap import Socketmap
 from smtp_sts.mta.told import replies
-from smtp_sts.policy import Policy
+from smtp_sts.policy import NextHop, Policy
 from smtp_sts.policy.document import MAX_SIZE
 from smtp_sts.resolver.decision import Decision
 
@@ -85,7 +85,7 @@ class Wire(asyncio.Transport):
 async def asked(decision: Decision, *keys: bytes) -> tuple[list[bytes], Service]:
     """The answers of socketmap to these questions, each asked twice."""
 
-    async def decide(_domain: str) -> Decision:
+    async def decide(_where: NextHop) -> Decision:
         return decision
 
     service = Service(decide, ReadyTable(100), {})

@@ -21,7 +21,7 @@ from smtp_sts.mta.service import Service
 from smtp_sts.mta.socketmap import Socketmap
 from smtp_sts.mta.tcp_table import answer as tcp_table_answer
 from smtp_sts.mta.told import MTAS, replies
-from smtp_sts.policy import Policy
+from smtp_sts.policy import NextHop, Policy
 from smtp_sts.resolver.decision import Decision, Outcome
 
 POLICY = Policy("enforce", ("mx.bob.example", "*.bob.example"), 86400)
@@ -161,7 +161,8 @@ class Asked:
         self.slow: dict[str, asyncio.Event] = {}
         self.domains: list[str] = []
 
-    async def decide(self, domain: str) -> Decision:
+    async def decide(self, where: NextHop) -> Decision:
+        domain = where.domain
         self.domains.append(domain)
         if domain in self.slow:
             await self.slow[domain].wait()

@@ -13,18 +13,21 @@ from smtp_sts.policy import (
     MAX_AGE,
     MAX_RENDERED,
     MAX_SIZE,
+    NextHop,
     NextHopError,
     Policy,
     PolicyError,
     Record,
     RecordError,
     find_record,
+    parse_next_hop,
     pattern,
     policy_domain,
     policy_host,
     policy_url,
     record_name,
 )
+from smtp_sts.policy.nexthop import UNKNOWN_PORT
 
 GOOD = b"version: STSv1\r\nmode: enforce\r\nmx: mail.example.com\r\nmax_age: 604800\r\n"
 
@@ -306,3 +309,39 @@ def test_a_policy_names_the_hosts_that_one_of_its_patterns_matches(
 ) -> None:
     right = any(pattern.matches(p, host) for p in patterns)
     assert Policy("enforce", tuple(patterns), 60).matches(host) is right
+
+
+@pytest.mark.parametrize(
+    ("key", "port", "look_up_mx"),
+    [
+        ("relay.example", None, True),
+        ("relay.example.", None, True),
+        ("relay.example:587", 587, True),
+        ("relay.example:25", 25, True),
+        ("[relay.example]", None, False),
+        ("[Relay.Example]:587", 587, False),
+        ("[relay.example]:submission", 587, False),
+        ("[relay.example]:SMTPS", 465, False),
+        ("[relay.example]:our-own", UNKNOWN_PORT, False),
+        ("[relay.example]:0", UNKNOWN_PORT, False),
+        ("[relay.example]:70000", UNKNOWN_PORT, False),
+    ],
+)
+def test_a_next_hop_keeps_port_and_brackets(key: str, port: int | None, look_up_mx: bool) -> None:
+    found = parse_next_hop(key)
+    assert found == NextHop("relay.example", port, look_up_mx)
+    assert found.plain is (key.lower().removesuffix(".") == "relay.example")
+    assert parse_next_hop(str(found)) == found
+
+
+@given(st.text(alphabet="ab.[]:0123456789-", max_size=30))
+def test_a_next_hop_has_the_policy_domain_of_its_key(key: str) -> None:
+    try:
+        domain = policy_domain(key)
+    except NextHopError:
+        with pytest.raises(NextHopError):
+            parse_next_hop(key)
+        return
+    found = parse_next_hop(key)
+    assert found.domain == domain == policy_domain(str(found))
+    assert found.look_up_mx is not key.startswith("[")

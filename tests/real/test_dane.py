@@ -23,11 +23,12 @@ ADDRESS: Final = "A 192.0.2.25"
 LOOK: Final = """
 import asyncio, sys, msgspec
 from smtp_sts.net.dns import Dns
+from smtp_sts.policy import parse_next_hop
 from smtp_sts.resolver.dane_look import find_dane
 
 async def look():
     dns = Dns([("127.0.0.1", 53)])
-    found = await asyncio.gather(*(find_dane(domain, dns) for domain in sys.argv[1:]))
+    found = await asyncio.gather(*(find_dane(parse_next_hop(one), dns) for one in sys.argv[1:]))
     sys.stdout.buffer.write(msgspec.json.encode(dict(zip(sys.argv[1:], found))))
 
 asyncio.run(look())

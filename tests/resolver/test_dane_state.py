@@ -10,6 +10,7 @@ import pytest
 from smtp_sts.dane import Tlsa
 from smtp_sts.lab.names import Names
 from smtp_sts.net.dns import Dns
+from smtp_sts.policy import NextHop, parse_next_hop
 from smtp_sts.resolver.dane_look import MAX_FAILED, DaneLook, find_dane
 from smtp_sts.resolver.dane_state import (
     MAX_HOSTS,
@@ -35,7 +36,7 @@ def look(
         await names.start()
         try:
             dns = Dns([names.address], timeout=0.5, trust_ad=trust_ad)
-            return await find_dane(domain, dns)
+            return await find_dane(parse_next_hop(domain), dns)
         finally:
             await names.close()
 
@@ -391,7 +392,7 @@ def test_what_is_known_so_far_is_told_before_the_look_has_ended() -> None:
         publish(names)
         await names.start()
         try:
-            looking = DaneLook(DOMAIN, Dns([names.address], timeout=3, trust_ad=True))
+            looking = DaneLook(NextHop(DOMAIN), Dns([names.address], timeout=3, trust_ad=True))
             assert looking.so_far() is None
             task = asyncio.create_task(looking.run())
             await asyncio.sleep(seconds)
@@ -411,3 +412,67 @@ def test_what_is_known_so_far_is_told_before_the_look_has_ended() -> None:
               blocked((DOMAIN, "MX"), defect="timeout")), ""),
     ):  # fmt: skip
         assert asyncio.run(told(Names(), publish, 1.0)) == verdict
+
+
+def relay(*records: tuple[str, str]) -> Publish:
+    """relay.bob.example, an MX record of it that leads elsewhere, and TLSA records."""
+
+    def publish(names: Names) -> None:
+        host(names, "relay.bob.example")
+        host(names, "mx.bob.example", TEXT)
+        names.put("relay.bob.example", "MX", "10 mx.bob.example.")
+        for name, text in records:
+            names.put(name, "TLSA", text)
+
+    return publish
+
+
+RELAY = "relay.bob.example"
+
+
+@pytest.mark.parametrize(
+    ("key", "publish", "verdict", "asked"),
+    [
+        pytest.param(f"[{RELAY}]:587", relay((f"_587._tcp.{RELAY}", TEXT)), "dane", 587, id="587"),
+        pytest.param(f"[{RELAY}]:587", relay((f"_25._tcp.{RELAY}", TEXT)), "none", 587, id="at-25"),
+        pytest.param(f"[{RELAY}]", relay((f"_25._tcp.{RELAY}", TEXT)), "dane", 25, id="no-port"),
+        pytest.param(f"[{RELAY}]:587", relay(("_587._tcp.mx.bob.example", TEXT)), "none", 587,
+                     id="at-its-mx"),
+        pytest.param(f"{RELAY}:587", relay(("_587._tcp.mx.bob.example", TEXT)), "dane", 587,
+                     id="mx-at-587"),
+        pytest.param(f"{RELAY}:587", relay(), "none", 587, id="mx-at-25"),
+        pytest.param(f"[{RELAY}]:587", relay((f"_587._tcp.{RELAY}", USELESS)), "none", 587,
+                     id="unusable"),
+        pytest.param(
+            f"[{RELAY}]:587",
+            then(relay((f"_587._tcp.{RELAY}", TEXT)),
+                 lambda n: n.spoil(f"_587._tcp.{RELAY}", "servfail")),
+            "indeterminate", 587, id="tlsa-fails",
+        ),
+        pytest.param(
+            f"[{RELAY}]:587", then(relay(), lambda n: n.spoil(RELAY, "servfail", "A")),
+            "indeterminate", None, id="addresses-fail",
+        ),
+        pytest.param(f"[none.{DOMAIN}]:587", relay(), "no-mail", None, id="no-such-host"),
+    ],
+)  # fmt: skip
+def test_a_smart_host_is_looked_at_where_mail_goes(
+    key: str, publish: Publish, verdict: str, asked: int | None
+) -> None:
+    # RFC 7672 sections 2.2.2 and 2.2.3.
+    state, names = look(publish, domain=key)
+    assert state.verdict == verdict, state.text
+    if key.startswith("["):
+        assert not [name for name, kind in names.queries if kind == "MX"]
+    ports = {name.partition("._tcp.")[0] for name, kind in names.queries if kind == "TLSA"}
+    assert ports == ({f"_{asked}"} if asked else set())
+
+
+def test_a_smart_host_in_a_zone_that_is_not_signed_has_no_dane() -> None:
+    publish = relay((f"_587._tcp.{RELAY}", TEXT))
+    state, _ = look(publish, signed=False, domain=f"[{RELAY}]:587")
+    assert (state.verdict, state.look_up_mx) == ("insecure", False)
+    # RFC 7672 section 2.1.2: and where its addresses cannot be had, mail waits for nothing of ours.
+    blocked_too = then(publish, lambda n: n.spoil(RELAY, "servfail", "A"))
+    state, _ = look(blocked_too, signed=False, domain=f"[{RELAY}]:587")
+    assert state.verdict == "failed"

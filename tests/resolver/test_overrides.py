@@ -10,7 +10,7 @@ import pytest
 from smtp_sts.config import Config, ConfigError, parse
 from smtp_sts.lab.world import World, policy_text
 from smtp_sts.mta.told import replies
-from smtp_sts.policy import policy_domain
+from smtp_sts.policy import parse_next_hop
 from smtp_sts.resolver import overrides
 from smtp_sts.resolver.decision import as_data
 from smtp_sts.resolver.one_off import decide_once
@@ -78,7 +78,7 @@ def test_a_rule_that_decides_alone_asks_nobody(
 
 
 async def _looked_up(config: Config, next_hop: str) -> dict[str, Any]:
-    decision = await decide_once(config, policy_domain(next_hop))
+    decision = await decide_once(config, parse_next_hop(next_hop))
     return as_data(next_hop, decision, replies(decision))
 
 

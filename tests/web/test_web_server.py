@@ -13,13 +13,15 @@ import uvloop
 
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.service import Service
+from smtp_sts.policy import NextHop
 from smtp_sts.resolver import Decision
 from smtp_sts.web import api, server
 
 PATIENCE = 0.4
 
 
-async def decide(domain: str) -> Decision:
+async def decide(where: NextHop) -> Decision:
+    domain = where.domain
     if domain == "defect.example":
         raise RuntimeError("a defect")
     if domain == "late.example":

@@ -60,7 +60,7 @@ def query(
     from smtp_sts.daemon.control import ControlError
     from smtp_sts.mta.client import ClientError, explain
     from smtp_sts.mta.told import replies
-    from smtp_sts.policy import NextHopError, policy_domain
+    from smtp_sts.policy import NextHopError, parse_next_hop
     from smtp_sts.resolver.decision import as_data
     from smtp_sts.resolver.one_off import decide_once
 
@@ -71,7 +71,7 @@ def query(
     if wanted and server is not None:
         raise click.UsageError("a running daemon knows the dialects of its own configuration")
     try:
-        policy_domain(domain)
+        where = parse_next_hop(domain)
         if server == CONFIGURED:
             data = _ask_configured(load(config_path), domain)
         elif server is not None:
@@ -82,7 +82,7 @@ def query(
                 section = msgspec.structs.replace(config.policy, dialects=wanted)
                 config = msgspec.structs.replace(config, policy=section)
                 dialects(config)
-            decision = asyncio.run(decide_once(config, policy_domain(domain)))
+            decision = asyncio.run(decide_once(config, where))
             data = as_data(domain, decision, replies(decision))
     except (NextHopError, ConfigError) as error:
         click.echo(f"smtp-sts: {error}", err=True)

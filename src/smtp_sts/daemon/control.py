@@ -33,7 +33,7 @@ import msgspec
 
 from smtp_sts.daemon.peers import Peers
 from smtp_sts.mta.told import replies
-from smtp_sts.policy import NextHopError, draft_record_name, policy_domain
+from smtp_sts.policy import NextHopError, draft_record_name, parse_next_hop, policy_domain
 from smtp_sts.resolver import Keeper
 from smtp_sts.resolver.decision import as_data
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
@@ -215,7 +215,7 @@ class Control:
         key = stored.domain if stored is not None else domain
         upkeep = (await self._peers.upkeep([key])).get(key)
         if stored is not None or upkeep is not None:
-            decision = await self._decision(request.domains[0], domain)
+            decision = await self._decision(request.domains[0])
             await send(Shown(domain, stored, upkeep, decision))
 
     async def _stored(self, domain: str) -> Stored | None:
@@ -226,11 +226,11 @@ class Control:
         return await self._keeper.get(draft_record_name(domain)) or stored
 
     async def _query(self, request: Request, send: _Send) -> None:
-        (domain,) = _domains(request, 1)
-        await send(await self._decision(request.domains[0], domain))
+        _domains(request, 1)
+        await send(await self._decision(request.domains[0]))
 
-    async def _decision(self, next_hop: str, domain: str) -> dict[str, Any]:
-        decision = await self._peers.decide(domain)
+    async def _decision(self, next_hop: str) -> dict[str, Any]:
+        decision = await self._peers.decide(parse_next_hop(next_hop))
         return as_data(next_hop, decision, replies(decision))
 
     async def _refresh(self, request: Request, send: _Send) -> None:
@@ -244,7 +244,7 @@ class Control:
                 except OSError as error:
                     told = str(error) or f"no end after {REFRESH_SECONDS:g} s"
                     renewal = Renewal("failed", "internal-error", told)
-                return Refreshed(domain, renewal, await self._decision(domain, domain))
+                return Refreshed(domain, renewal, await self._decision(domain))
 
         tasks = [asyncio.create_task(one(d)) for d in _domains(request, MAX_DOMAINS)]
         try:

@@ -24,6 +24,7 @@ from typing import Final, Literal, cast
 
 import msgspec
 
+from smtp_sts.policy import NextHop
 from smtp_sts.resolver import Decision, Resolver
 from smtp_sts.resolver.stored import domain_of
 from smtp_sts.resolver.upkeep import Renewal, Upkeep
@@ -45,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 class Call(msgspec.Struct, frozen=True, array_like=True):
     """`forget`, `learn` and `failed` want no reply; `domains` are those of `upkeep`, `before` is of
-    `purge`, `stored` of `learn`."""
+    `purge`, `stored` of `learn`, `next_hop` of `decide`, where it is more than a mail domain."""
 
     number: int
     what: Literal[
@@ -56,6 +57,7 @@ class Call(msgspec.Struct, frozen=True, array_like=True):
     force: bool = False
     before: float = 0.0
     stored: Stored | None = None
+    next_hop: NextHop | None = None
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
@@ -168,13 +170,14 @@ class Owners:
         domains: tuple[str, ...] = (),
         force: bool = False,
         before: float = 0.0,
+        next_hop: NextHop | None = None,
     ) -> Reply:
         link = await self._link(index)
         number = next(self._numbers)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[number] = (index, future)
         try:
-            link.send(Call(number, what, domain, domains, force, before))
+            link.send(Call(number, what, domain, domains, force, before, next_hop=next_hop))
             return await future
         finally:
             del self._waiting[number]
@@ -233,12 +236,13 @@ class Peers(Owners):
         loop = asyncio.get_running_loop()
         loop.add_reader(self._listener.fileno(), self._accept)
 
-    async def decide(self, domain: str) -> Decision:
+    async def decide(self, where: NextHop) -> Decision:
         """The owner's decision; our own where the owner cannot be reached."""
+        domain = where.domain
         owner = self.owner(domain)
         if owner != self._index:
             try:
-                decision = await self._asked(owner, domain)
+                decision = await self._asked(owner, where)
                 if decision is not None:
                     return decision
             except OSError as error:
@@ -249,19 +253,21 @@ class Peers(Owners):
                 async with asyncio.timeout(STORE_SECONDS):
                     for stored in await self._resolver.kept(domain):
                         await self._resolver.learn(stored)
-        return await self._resolver.decide(domain)
+        return await self._resolver.decide(where)
 
-    async def recall(self, domain: str) -> Decision | None:
-        """What memory and store know of a policy domain, without its owner and the network; None
-        where that is nothing."""
+    async def recall(self, where: NextHop) -> Decision | None:
+        """What memory and store know of a next hop, without its owner and the network; None where
+        that is nothing."""
+        domain = where.domain
         if self.owner(domain) != self._index:
             for stored in await self._resolver.kept(domain):
                 await self._resolver.learn(stored)
-        return await self._resolver.recall(domain)
+        return await self._resolver.recall(where)
 
-    async def _asked(self, owner: int, domain: str) -> Decision | None:
+    async def _asked(self, owner: int, where: NextHop) -> Decision | None:
         """The owner's decision; None where it hangs. Raises OSError."""
-        call = asyncio.ensure_future(self._call(owner, "decide", domain))
+        domain, more = where.domain, None if where.plain else where
+        call = asyncio.ensure_future(self._call(owner, "decide", domain, next_hop=more))
         now = asyncio.get_running_loop().time()
         known = now < self._hung.get(owner, 0.0)
         try:
@@ -433,7 +439,7 @@ class Peers(Owners):
         elif call.what == "counts":
             link.send(Reply(call.number, counts=dict(self._counts)))
         else:
-            link.send(Reply(call.number, await self._resolver.decide(call.domain)))
+            link.send(Reply(call.number, await self._resolver.decide(call.next_hop or call.domain)))
 
     def _run(self, work: object) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[call-overload]

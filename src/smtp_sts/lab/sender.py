@@ -2,8 +2,9 @@
 
 Promises: the TLS policy asked for at each delivery, MX hosts tried in order, `secure` obeyed
 (STARTTLS, chain and name, or no delivery), `mx_host_pattern` obeyed, `dane` and `dane-only` obeyed
-(smtp_dns_support_level = dnssec), everything else opportunistic TLS. A delivery never raises: it
-ends delivered or deferred, with its story. Must not: resolve or connect outside the lab.
+(smtp_dns_support_level = dnssec; by the records at the port of the next hop), everything else
+opportunistic TLS. A delivery never raises: it ends delivered or deferred, with its story. Must not:
+resolve or connect outside the lab.
 """
 
 from __future__ import annotations
@@ -201,13 +202,14 @@ class Sender:
         hosts = [host.rstrip(".") for _, host in found] or [name]  # RFC 5321 section 5.1
         return [(host, mx.secure) for host in hosts]
 
-    async def _tlsa(self, host: str, mx_secure: bool) -> tuple[str, list[Tlsa]]:
+    async def _tlsa(self, at: tuple[str, bool], port: int) -> tuple[str, list[Tlsa]]:
         """The TLSA base domain of a host and its secure records (RFC 7672 section 2.2)."""
+        host, mx_secure = at
         address = await self._look_up(host, "A")
         if not mx_secure or not address.secure:
             return "", []
         for base in dict.fromkeys((address.owner, host)):
-            found = await self._look_up(f"_{self._port}._tcp.{base}", "TLSA")
+            found = await self._look_up(f"_{port}._tcp.{base}", "TLSA")
             records = []
             for data in found.data if found.secure else ():
                 try:
@@ -221,12 +223,13 @@ class Sender:
     async def _deliver(
         self, at: tuple[str, bool], policy: _TlsPolicy, recipient: str, text: str, next_hop: str
     ) -> Tls:
-        host, mx_secure = at
+        host = at[0]
         patterns = policy.mx_patterns if policy.secure else ()
         if patterns and not any(name_matches(pattern, host) for pattern in patterns):
             raise _Refused("the policy does not list this MX host")
         names = (host,) if patterns else policy.match
-        base, records = await self._tlsa(host, mx_secure) if policy.dane else ("", [])
+        tlsa_port = _port_of(next_hop) or self._port
+        base, records = await self._tlsa(at, tlsa_port) if policy.dane else ("", [])
         if any(unusable(record) is None for record in records):
             policy = replace(policy, secure=True)
         elif policy.dane == "dane-only":
@@ -267,6 +270,12 @@ class Sender:
             finally:
                 session.abort()
         raise _Refused("no way in")
+
+
+def _port_of(next_hop: str) -> int:
+    """The port that a next hop names (in the lab all hosts listen at one); 0 for none."""
+    name = next_hop.rpartition(":")[2] if ":" in next_hop else ""
+    return int(name) if name.isdigit() else {"submission": 587}.get(name, 0)
 
 
 def _check_name(presented: list[str], match: tuple[str, ...]) -> None:

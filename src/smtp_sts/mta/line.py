@@ -78,11 +78,11 @@ class Line(Connection):
         return 0
 
     def _question(self, line: bytes) -> None:
-        domain = self._service.domain_of(line.removesuffix(b"\r"), "line")
-        if domain is None:
+        where = self._service.next_hop_of(line.removesuffix(b"\r"), "line")
+        if where is None:
             self._reply(_NONE)
         else:
-            self._ask(domain, answer, _NONE, "line")
+            self._ask(where, answer, _NONE, "line")
         self.drain()
 
     def _late(self) -> None:

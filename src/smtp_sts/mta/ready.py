@@ -78,7 +78,7 @@ class ReadyTable:
         ready.hits += times
 
     def forget(self, domain: str) -> None:
-        """Remove all replies of a policy domain."""
+        """Remove all replies of a policy domain, by whatever next hop it was asked for."""
         for request in self._domains.get(domain, ()):
             self._drop(request)
 

@@ -19,7 +19,7 @@ from typing import Final, Protocol, cast
 from smtp_sts.mta.limits import ROOM, size
 from smtp_sts.mta.ready import ReadyTable
 from smtp_sts.mta.tally import Tally
-from smtp_sts.policy import NextHopError, policy_domain
+from smtp_sts.policy import NextHop, NextHopError, parse_next_hop
 from smtp_sts.resolver.decision import Decision, enforced
 from smtp_sts.resolver.waiting import GRACE, wait_for_work
 
@@ -31,10 +31,10 @@ DEADLINE: Final = 4.9
 RECALL_SECONDS: Final = 0.7
 
 _log = logging.getLogger(__name__)
-Decide = Callable[[str], Awaitable[Decision]]
-#: What memory knows of a domain, and what the store does; None where it is nothing.
-Known = Callable[[str], Decision | None]
-Recall = Callable[[str], Awaitable[Decision | None]]
+Decide = Callable[[NextHop], Awaitable[Decision]]
+#: What memory knows of a next hop, and what the store does; None where it is nothing.
+Known = Callable[[NextHop], Decision | None]
+Recall = Callable[[NextHop], Awaitable[Decision | None]]
 #: A decision as a reply on the wire.
 Render = Callable[[Decision], bytes]
 
@@ -59,7 +59,7 @@ class Service:
         counts: dict[str, int],
         *,
         deadline: float = DEADLINE,
-        known: Known = lambda _domain: None,
+        known: Known = lambda _where: None,
         recall: Recall | None = None,
     ) -> None:
         """`known` and `recall` are asked where `decide` is not in time."""
@@ -121,26 +121,26 @@ class Service:
         if not self.connections:
             self.idle.set()
 
-    def domain_of(self, key: bytes, profile: str) -> str | None:
-        """The policy domain of a key; None, counted, where it can have none.
+    def next_hop_of(self, key: bytes, profile: str) -> NextHop | None:
+        """What a key says; None, counted, where it can have no policy domain.
 
         An address, a .parent key or garbage: asking costs nothing.
         """
         try:
-            return policy_domain(key.decode("utf-8"))
+            return parse_next_hop(key.decode("utf-8"))
         except (NextHopError, UnicodeDecodeError):
             self.count("keys-without-policy")
             self.answered(profile, "no-policy-domain")
             return None
 
-    async def decision(self, domain: str) -> Decision:
-        """The decision for a policy domain, in time: where it would not be, what is known of it;
+    async def decision(self, where: NextHop) -> Decision:
+        """The decision for a next hop, in time: where it would not be, what is known of it;
         "no policy" where that is nothing (law 4)."""
         begun = time.monotonic()
-        work = asyncio.ensure_future(self.decide(domain))
+        work = asyncio.ensure_future(self.decide(where))
         try:
             await wait_for_work([work], self.deadline - RECALL_SECONDS)
-            decision = work.result() if work.done() else await self._late(domain, work, begun)
+            decision = work.result() if work.done() else await self._late(where, work, begun)
         finally:
             work.cancel()
         source = "policies" if decision.source == "cache" else "network"
@@ -149,9 +149,9 @@ class Service:
             self._tally.wait(time.monotonic() - begun)
         return decision
 
-    async def _late(self, domain: str, work: asyncio.Future[Decision], begun: float) -> Decision:
+    async def _late(self, where: NextHop, work: asyncio.Future[Decision], begun: float) -> Decision:
         """What has finished by the deadline, else what memory knows, else what the store does."""
-        recalled = asyncio.ensure_future(self._recalled(domain))
+        recalled = asyncio.ensure_future(self._recalled(where))
         try:
             left = begun + self.deadline - time.monotonic()
             # The store and the look-up are waited for side by side, and after a stall still so
@@ -160,15 +160,15 @@ class Service:
             if work.done():
                 return work.result()
             self.count("answer-deadline")
-            found = self._known(domain)
+            found = self._known(where)
             if found is None and recalled.done():
                 found = recalled.result()
-            return found or Decision(domain, "no-policy", "discovery-timeout")
+            return found or Decision(where.domain, "no-policy", "discovery-timeout")
         finally:
             recalled.cancel()
 
-    async def _recalled(self, domain: str) -> Decision | None:
-        return None if self._recall is None else await self._recall(domain)
+    async def _recalled(self, where: NextHop) -> Decision | None:
+        return None if self._recall is None else await self._recall(where)
 
 
 class Connection(asyncio.Protocol):
@@ -262,22 +262,22 @@ class Connection(asyncio.Protocol):
         else:
             self._write(reply)
 
-    def _ask(self, domain: str, render: Render, otherwise: bytes, profile: str) -> None:
-        """Reply with the decision for a domain; `otherwise` is the reply that fails open.
+    def _ask(self, where: NextHop, render: Render, otherwise: bytes, profile: str) -> None:
+        """Reply with the decision for a next hop; `otherwise` is the reply that fails open.
 
         `profile` is what the answer counts as.
         """
         slot = _Slot()
         self._pending.append(slot)
-        task = asyncio.ensure_future(self._answer(slot, domain, render, otherwise, profile))
+        task = asyncio.ensure_future(self._answer(slot, where, render, otherwise, profile))
         self._service.tasks.add(task)
         task.add_done_callback(self._service.tasks.discard)
 
     async def _answer(
-        self, slot: _Slot, domain: str, render: Render, otherwise: bytes, profile: str
+        self, slot: _Slot, where: NextHop, render: Render, otherwise: bytes, profile: str
     ) -> None:
         try:
-            decision = await self._service.decision(domain)
+            decision = await self._service.decision(where)
             slot.reply = render(decision)
             self._service.answered(profile, decision.outcome)
             self._service.told(profile, decision)

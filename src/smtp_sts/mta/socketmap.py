@@ -101,8 +101,8 @@ class Socketmap(Connection):
         if profile == STSMX:
             key, _, mx = key.partition(b"/")
             host = mx.decode("ascii", "replace")
-        domain = self._service.domain_of(key if name.isascii() else b"", profile)
-        if domain is None:
+        where = self._service.next_hop_of(key if name.isascii() else b"", profile)
+        if where is None:
             self._reply(_NOT_FOUND)
             return
 
@@ -114,7 +114,7 @@ class Socketmap(Connection):
             reply = netstring.encode(told.encode("ascii"))
             if decision.valid_until > time() and request.count(b",") == 1:
                 kind = f"{profile} {decision.outcome}"
-                self._table.add(request, reply, domain, decision.valid_until, kind)
+                self._table.add(request, reply, where.domain, decision.valid_until, kind)
             return reply
 
-        self._ask(domain, render, _NOT_FOUND, profile)
+        self._ask(where, render, _NOT_FOUND, profile)

@@ -69,11 +69,11 @@ class TcpTable(Connection):
             self._service.count("bad-lines")
             self._reply(_line("400", 'write "get", a blank, and a key in which % is %25'))
             return
-        domain = self._service.domain_of(unquote_to_bytes(key), "tcp-table")
-        if domain is None:
+        where = self._service.next_hop_of(unquote_to_bytes(key), "tcp-table")
+        if where is None:
             self._reply(_NOT_FOUND)
         else:
-            self._ask(domain, answer, _NOT_FOUND, "tcp-table")
+            self._ask(where, answer, _NOT_FOUND, "tcp-table")
 
     def _too_long(self) -> None:
         self._service.count("long-lines")

@@ -27,7 +27,14 @@ from smtp_sts.policy.draft00 import (
 from smtp_sts.policy.draft00_authentication import Authentication
 from smtp_sts.policy.draft00_rua import ReportUri
 from smtp_sts.policy.errors import LanguageError, NextHopError, PolicyError, RecordError
-from smtp_sts.policy.nexthop import policy_domain, policy_host, policy_url, record_name
+from smtp_sts.policy.nexthop import (
+    NextHop,
+    parse_next_hop,
+    policy_domain,
+    policy_host,
+    policy_url,
+    record_name,
+)
 from smtp_sts.policy.record import Record, find_record
 
 __all__ = [
@@ -41,6 +48,7 @@ __all__ = [
     "DraftRecord",
     "LanguageError",
     "Mode",
+    "NextHop",
     "NextHopError",
     "Policy",
     "PolicyError",
@@ -52,6 +60,7 @@ __all__ = [
     "draft_record_name",
     "find_draft_record",
     "find_record",
+    "parse_next_hop",
     "policy_domain",
     "policy_host",
     "policy_url",

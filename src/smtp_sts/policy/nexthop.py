@@ -1,6 +1,6 @@
-"""From the next hop an MTA names to the policy domain (RFC 8461 section 3.4). No I/O.
+"""The next hop an MTA names, and its policy domain (RFC 8461 section 3.4). No I/O.
 
-Promises: what `policy_domain` returns is a lower-case A-label host name of two labels or more that
+Promises: the domain of a `NextHop` is a lower-case A-label host name of two labels or more that
 leaves room for `_mta-sts.` in front; everything else raises `NextHopError`.
 """
 
@@ -10,14 +10,24 @@ import re
 from typing import Final
 
 import idna
+import msgspec
 
 from smtp_sts.policy.errors import NextHopError, shown
 from smtp_sts.policy.pattern import HOST, MAX_NAME
 
 _PLAIN: Final = HOST.fullmatch
 _MAX_DOMAIN: Final = MAX_NAME - len("_mta-sts.")
-_BRACKETS: Final = re.compile(r"\[([^\[\]]*)\](?::[A-Za-z0-9-]+)?", re.ASCII)
-_PORT: Final = re.compile(r":[A-Za-z0-9-]+\Z", re.ASCII)
+_BRACKETS: Final = re.compile(r"\[([^\[\]]*)\](?::([A-Za-z0-9-]+))?", re.ASCII)
+_PORT: Final = re.compile(r":([A-Za-z0-9-]+)\Z", re.ASCII)
+_NUMBER: Final = re.compile("[0-9]{1,5}")
+#: The services that carry mail, by the names they have in services(5). It is the MTA's machine that
+#: knows others.
+_SERVICES: Final = {
+    "smtp": 25, "mail": 25, "urd": 465, "ssmtp": 465, "smtps": 465, "submissions": 465,
+    "submission": 587,
+}  # fmt: skip
+#: The port of a next hop whose service has a name that is known to its MTA alone.
+UNKNOWN_PORT: Final = 0
 #: Longer than any name in U-labels that can be one; keeps idna's work bounded.
 _MAX_KEY: Final = 1024
 #: RFC 1035 section 2.3.4, bytes.
@@ -26,24 +36,51 @@ _MAX_LABEL: Final = 63
 _DOTS: Final = re.compile("[.\u3002\uff0e\uff61]")
 
 
+class NextHop(msgspec.Struct, frozen=True, gc=False):
+    """Where an MTA sends: the way to it is part of what DANE protects (RFC 7672 section 2.2).
+
+    `domain` is the policy domain. `port` is None where the key names none, which is the port of
+    SMTP, and `UNKNOWN_PORT` where only the MTA knows the service. Without `look_up_mx` (brackets)
+    `domain` is a host, and its MX records, if it has any, are nobody's business.
+    """
+
+    domain: str
+    port: int | None = None
+    look_up_mx: bool = True
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a mail domain, as most are."""
+        return self.look_up_mx and self.port is None
+
+    def __str__(self) -> str:
+        host = self.domain if self.look_up_mx else f"[{self.domain}]"
+        return host if self.port is None else f"{host}:{self.port or 'service'}"
+
+
 def policy_domain(next_hop: str) -> str:
     """The policy domain of `example.com`, `example.com:587`, `[relay.example.com]:587` and so on.
 
     A smart host is its own policy domain and no parent domain is ever asked (section 3.4); address
     literals and `.parent` keys have none. Raises NextHopError.
     """
-    name = next_hop
+    return parse_next_hop(next_hop).domain
+
+
+def parse_next_hop(next_hop: str) -> NextHop:
+    """What a key of an MTA's says; as `policy_domain`. Raises NextHopError."""
+    name, port, look_up_mx = next_hop, None, True
     if len(name) <= _MAX_DOMAIN and _PLAIN(name) and not name.rpartition(".")[2].isdigit():
-        return name
+        return NextHop(name)
     if len(name) > _MAX_KEY:
         raise NextHopError("next-hop-too-long", f"{shown(name)} is too long for a domain")
     if name.startswith("["):
         inside = _BRACKETS.fullmatch(name)
         if inside is None:
             raise NextHopError("next-hop-invalid", f"{shown(name)} is no next hop")
-        name = inside[1]
-    elif name.count(":") == 1:
-        name = _PORT.sub("", name)
+        name, port, look_up_mx = inside[1], _port(inside[2]), False
+    elif name.count(":") == 1 and (written := _PORT.search(name)):
+        name, port = name[: written.start()], _port(written[1])
     if ":" in name:
         raise NextHopError("next-hop-address", f"{shown(next_hop)} is an address, not a domain")
     if name.startswith("."):
@@ -58,7 +95,15 @@ def policy_domain(next_hop: str) -> str:
         raise NextHopError("next-hop-invalid", f"{shown(next_hop)} is no domain")
     if name.rpartition(".")[2].isdigit():
         raise NextHopError("next-hop-address", f"{shown(next_hop)} is an address, not a domain")
-    return name
+    return NextHop(name, port, look_up_mx)
+
+
+def _port(service: str | None) -> int | None:
+    if service is None:
+        return None
+    if _NUMBER.fullmatch(service):
+        return int(service) if 0 < int(service) < 65536 else UNKNOWN_PORT
+    return _SERVICES.get(service.lower(), UNKNOWN_PORT)
 
 
 def _a_labels(name: str) -> str:

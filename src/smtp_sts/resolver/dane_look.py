@@ -1,4 +1,4 @@
-"""One look at a domain for DANE: the questions of RFC 7672 section 2.2, in order.
+"""One look at a next hop for DANE: the questions of RFC 7672 section 2.2, in order.
 
 Promises: it ends within `LOOK_SECONDS`, whatever the network or a stranger does, and asks a bounded
 number of questions; none of that raises. `so_far` tells what is known while it goes on: that a
@@ -11,9 +11,12 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+import msgspec
+
 from smtp_sts.net.dns import Answer, Dns
 from smtp_sts.net.dnswire import AAAA, CNAME, DS, MX, TLSA, A
 from smtp_sts.net.failure import NetFailure
+from smtp_sts.policy.nexthop import NextHop
 from smtp_sts.policy.organisation import organisational_domain, share_key
 from smtp_sts.policy.pattern import MAX_NAME, is_host_name
 from smtp_sts.resolver.dane_state import (
@@ -28,6 +31,7 @@ from smtp_sts.resolver.dane_state import (
     no_state,
     printable,
     verdict_on,
+    verdict_on_smart_host,
 )
 
 #: A look takes no longer (seconds): three questions, one after the other, each with all its time.
@@ -42,19 +46,21 @@ MAX_ABOVE: Final = 4
 SLOW_SECONDS: Final = 0.5
 
 
-async def find_dane(domain: str, dns: Dns, *, smtp_port: int = 25) -> DaneState:
-    """Look for the TLSA records of the MX hosts of `domain`, an A-label domain."""
-    return await DaneLook(domain, dns, smtp_port=smtp_port).run()
+async def find_dane(where: NextHop, dns: Dns, *, smtp_port: int = 25) -> DaneState:
+    """Look for the TLSA records of the hosts of a next hop; `smtp_port` where it names none."""
+    return await DaneLook(where, dns, smtp_port=smtp_port).run()
 
 
 class DaneLook:
     """A look; `run` is called once."""
 
-    def __init__(self, domain: str, dns: Dns, *, smtp_port: int = 25) -> None:
-        self._domain = domain
+    def __init__(self, where: NextHop, dns: Dns, *, smtp_port: int = 25) -> None:
+        self._domain = where.domain
+        self._by_mx = where.look_up_mx
         self._dns = dns
-        self._prefix = f"_{smtp_port}._tcp."
-        self._key = share_key(domain)
+        port = smtp_port if where.port is None else where.port
+        self._prefix = f"_{port}._tcp."
+        self._key = share_key(where.domain)
         #: the least time to live of the answers, seconds
         self._ttl: int | None = None
         #: the domain and names above it -> whether they are signed; the nearest one decides
@@ -85,19 +91,37 @@ class DaneLook:
         if self._near:
             return self._of_hosts("no answer yet", keep=FAILURE_TTL)
         if self._signed:
-            text = f"{self._domain} is signed, and its MX records have not come yet"
+            text = f"{self._domain} is signed, and its {self._first} have not come yet"
             return self._state("indeterminate", text, keep=FAILURE_TTL)
         return None
 
+    @property
+    def _first(self) -> str:
+        """What is asked for first."""
+        return "MX records" if self._by_mx else "addresses"
+
     async def _run(self) -> DaneState:
-        answer = await self._mx_answer()
+        answer = await self._first_answer(MX if self._by_mx else A)
         if isinstance(answer, NetFailure):
-            why = f"its MX records cannot be had: {answer.sentence}"
+            why = f"its {self._first} cannot be had: {answer.sentence}"
             if self._signed:
                 return self._state("indeterminate", f"{self._domain} is signed, and {why}")
             return self._state("failed", f"{self._domain}: {why}")
         if answer.nxdomain:
             return self._state("no-mail", f"{self._domain} does not exist")
+        return await (self._run_by_mx(answer) if self._by_mx else self._run_host(answer))
+
+    async def _run_host(self, answer: Answer) -> DaneState:
+        """A smart host (RFC 7672 section 2.2.2); `answer` is that for its IPv4 addresses."""
+        host, places = self._domain, asyncio.Semaphore(1)
+        if answer.ad:  # else it is not known yet whether DNSSEC covers it
+            self._near = (host,)
+        self._above = {}  # has no more to tell
+        await self._look_at(host, places, answer)
+        self._near = (host,)
+        return self._of_hosts("")
+
+    async def _run_by_mx(self, answer: Answer) -> DaneState:
         hosts = _hosts(answer)
         if hosts == ("",):
             return self._state("null-mx", f"{self._domain} takes no mail (null MX)")
@@ -112,10 +136,10 @@ class DaneLook:
         await asyncio.gather(*(self._look_at(host, places) for host in self._near))
         return self._of_hosts("not asked for: too many of the others cannot be told")
 
-    async def _mx_answer(self) -> Answer | NetFailure:
-        """The MX records; where they are slow or cannot be had, whether the domain is signed is
+    async def _first_answer(self, rrtype: int) -> Answer | NetFailure:
+        """The first answer; where it is slow or cannot be had, whether the domain is signed is
         asked beside."""
-        asked = asyncio.ensure_future(self._ask(self._domain, MX))
+        asked = asyncio.ensure_future(self._ask(self._domain, rrtype))
         beside: asyncio.Future[None] | None = None
         try:
             await asyncio.wait([asked], timeout=SLOW_SECONDS)
@@ -172,7 +196,7 @@ class DaneLook:
     def _state(self, verdict: Verdict, text: str, *, keep: int | None = None) -> DaneState:
         ttl = min(x for x in (self._ttl, keep, UNTRUSTED_TTL) if x is not None)
         hosts = tuple(self._found[host] for host in self._near if host in self._found)
-        return DaneState(verdict, self._mx, hosts, ttl, printable(text))
+        return DaneState(verdict, self._mx, hosts, ttl, printable(text), self._by_mx)
 
     def _of_hosts(self, otherwise: str, *, keep: int | None = None) -> DaneState:
         """The verdict on the MX hosts; `otherwise` is said of those that nothing was heard of."""
@@ -180,11 +204,15 @@ class DaneLook:
             self._found.get(host) or no_state(host, "failed", f"{host}: {otherwise}")
             for host in self._near
         )
-        verdict, text = verdict_on(self._domain, found, too_many=self._too_many)
-        state = self._state(verdict, text, keep=keep)
-        return DaneState(verdict, state.mx, found, state.ttl, state.text)
+        if self._by_mx:
+            verdict, text = verdict_on(self._domain, found, too_many=self._too_many)
+        else:
+            verdict, text = verdict_on_smart_host(found[0])
+        return msgspec.structs.replace(self._state(verdict, text, keep=keep), hosts=found)
 
-    async def _look_at(self, host: str, places: asyncio.Semaphore) -> None:
+    async def _look_at(
+        self, host: str, places: asyncio.Semaphore, first: Answer | None = None
+    ) -> None:
         # An address in lieu of a host name has no TLSA records (RFC 7672 section 2.2), and a name
         # that is none must not get into questions, replies or logs (law 5).
         if not is_host_name(host) or len(self._prefix) + len(host) > MAX_NAME:
@@ -196,18 +224,17 @@ class DaneLook:
             if failed >= MAX_FAILED:
                 self._keep(FAILURE_TTL)
                 return
-            bases = await self._bases(host)
+            bases = await self._bases(host, first or await self._ask(host, A))
             if not isinstance(bases, DaneHost):
                 bases = await self._records(host, bases)
             self._found[host] = bases
 
-    async def _bases(self, host: str) -> tuple[str, ...] | DaneHost:
-        """The candidate TLSA base domains of an MX host (RFC 7672 section 2.2.2), or why none.
+    async def _bases(self, host: str, first: Answer | NetFailure) -> tuple[str, ...] | DaneHost:
+        """The candidate TLSA base domains of a host (RFC 7672 section 2.2.2), or why none.
 
-        The addresses are asked for first: unsigned zones often fail to answer for TLSA. One kind is
-        enough: both lie in the same zone.
+        `first` is the answer for its IPv4 addresses. They are asked for before TLSA: unsigned zones
+        often fail to answer for that. One kind is enough: both lie in the same zone.
         """
-        first = await self._ask(host, A)
         answers = [first]
         if isinstance(first, NetFailure) or not first.records:
             answers.append(await self._ask(host, AAAA))

@@ -1,6 +1,6 @@
 """The looks for DANE of one process: when one is made, how many at once, and who waits for it.
 
-Promises: one look for a domain however many ask; an answer waits for it no longer than it may
+Promises: one look for a next hop however many ask; an answer waits for it no longer than it may
 (law 6); a stranger's names take his share of the places and no more, a place is given back after
 the answer timeout, and a look ends soon after (`dane_look.LOOK_SECONDS`); a domain that is known to
 be signed, or to have DANE, is not let through because a look is slow (law 3). What is said of what
@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from smtp_sts.config import PolicySection
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.places import Places
+from smtp_sts.policy.nexthop import NextHop
 from smtp_sts.policy.organisation import share_key
 from smtp_sts.resolver.dane_look import DaneLook
 from smtp_sts.resolver.dane_state import DaneState
@@ -55,7 +56,7 @@ class Looking:
 
 
 class State(Protocol):
-    """What is known of a domain; its `dane` and `look` are changed here alone."""
+    """What is known of a next hop; its `dane` and `look` are changed here alone."""
 
     dane: Known | None
     look: Looking | None
@@ -74,8 +75,8 @@ class DaneLooks:
         learnt: Callable[[str, bool], None],
         smtp_port: int = 25,
     ) -> None:
-        """`learnt` is called with a domain of which something is known now, and whether answers
-        about it change by that."""
+        """`learnt` is called with the domain of a next hop of which something is known now, and
+        whether answers about it change by that."""
         self._settings = settings
         self._dns = dns
         self._count = count
@@ -86,17 +87,17 @@ class DaneLooks:
         self._under_way = Places(settings.max_lookups * SLOW_FACTOR)
         self.running: set[asyncio.Task[None]] = set()
 
-    def start(self, domain: str, state: State) -> None:
+    def start(self, where: NextHop, state: State) -> None:
         """Look, unless what is known is fresh, a look is under way, or there are too many."""
         if state.look is not None or (state.dane is not None and self._clock() < state.dane.until):
             return
-        key = share_key(domain)
+        key = share_key(where.domain)
         if not self._under_way.take(key):
             return
         looking = state.look = Looking()
-        task = looking.task = asyncio.create_task(self._look(domain, state, looking, key))
+        task = looking.task = asyncio.create_task(self._look(where, state, looking, key))
         self.running.add(task)
-        task.add_done_callback(lambda done: self._ended(domain, state, done, key))
+        task.add_done_callback(lambda done: self._ended(where, state, done, key))
 
     async def weighed(self, sts: Decision, state: State, began: float) -> Decision:
         """The decision once DANE has been weighed in; `began` is when it was asked for, by the
@@ -125,7 +126,7 @@ class DaneLooks:
             task.cancel()
         await asyncio.gather(*self.running, return_exceptions=True)
 
-    async def _look(self, domain: str, state: State, looking: Looking, key: str) -> None:
+    async def _look(self, where: NextHop, state: State, looking: Looking, key: str) -> None:
         await self._places.wait(key)
         held = True
 
@@ -137,14 +138,14 @@ class DaneLooks:
 
         late = asyncio.get_running_loop().call_later(self._settings.answer_timeout, give_back)
         try:
-            looking.look = DaneLook(domain, self._dns(), smtp_port=self._smtp_port)
+            looking.look = DaneLook(where, self._dns(), smtp_port=self._smtp_port)
             found = await looking.look.run()
         finally:
             late.cancel()
             give_back()
-        self._learn(domain, state, found)
+        self._learn(where, state, found)
 
-    def _learn(self, domain: str, state: State, found: DaneState) -> None:
+    def _learn(self, where: NextHop, state: State, found: DaneState) -> None:
         before = state.dane
         least, most = DANE_TTL
         until = self._clock() + min(max(found.ttl, least), most)
@@ -155,19 +156,19 @@ class DaneLooks:
         changed = (decides.get(before.verdict) if before else None) != outcome
         if changed:
             _log.info(
-                "%s: DANE %s: %s", domain, "decides" if outcome else "no longer decides",
+                "%s: DANE %s: %s", where, "decides" if outcome else "no longer decides",
                 found.text,
                 extra={"fields": {
-                    "event": "dane", "domain": domain, "verdict": found.verdict,
+                    "event": "dane", "domain": where.domain, "verdict": found.verdict,
                     "detail": found.text,
                 }},
             )  # fmt: skip
-        self._learnt(domain, changed)
+        self._learnt(where.domain, changed)
 
-    def _ended(self, domain: str, state: State, task: asyncio.Task[None], key: str) -> None:
+    def _ended(self, where: NextHop, state: State, task: asyncio.Task[None], key: str) -> None:
         self.running.discard(task)
         self._under_way.release(key)
         state.look = None
         if not task.cancelled() and (error := task.exception()) is not None:
             self._count("internal-errors")
-            _log.error("the look for DANE of %s broke", domain, exc_info=error)
+            _log.error("the look for DANE of %s broke", where, exc_info=error)

@@ -64,6 +64,9 @@ class DaneState(msgspec.Struct, frozen=True):
     * `no-mail`: the domain does not exist, or is signed and no MX host of it has an address.
     * `indeterminate`: the domain is signed, and all that could be found are failures.
     * `failed`: the DNS does not answer, and it is not known that the domain is signed.
+
+    For a smart host (without `look_up_mx`) the host is all that counts, and it is `insecure` where
+    its addresses or its TLSA records are not signed.
     """
 
     verdict: Verdict
@@ -71,6 +74,28 @@ class DaneState(msgspec.Struct, frozen=True):
     hosts: tuple[DaneHost, ...]
     ttl: int
     text: str
+    look_up_mx: bool = True
+
+
+#: What the state of a smart host comes to (RFC 7672 section 2.2.2: not subject to MX resolution).
+_OF_SMART_HOST: Final[dict[HostState, Verdict]] = {
+    "usable": "dane",
+    "unusable": "none",
+    "none": "none",
+    "insecure": "insecure",
+    "failed": "indeterminate",
+    "absent": "no-mail",
+}
+
+
+def verdict_on_smart_host(found: DaneHost) -> tuple[Verdict, str]:
+    """What a smart host comes to, and in words."""
+    texts: dict[HostState, str] = {
+        "usable": f"the smart host {found.host} has usable TLSA records",
+        "unusable": f"the smart host {found.host} has no usable TLSA record",
+        "failed": f"{found.host} is signed, and its TLSA records cannot be told: {found.text}",
+    }
+    return _OF_SMART_HOST[found.state], texts.get(found.state, found.text)
 
 
 def verdict_on(domain: str, found: Sequence[DaneHost], *, too_many: bool) -> tuple[Verdict, str]:

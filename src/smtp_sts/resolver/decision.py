@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from smtp_sts.policy import Constraint, Dialect, Policy
+from smtp_sts.policy import Constraint, Dialect, Policy, parse_next_hop
 
 Outcome = Literal["enforce", "testing", "none", "no-policy", "dane", "temporary-failure"]
 Source = Literal["network", "cache"]
@@ -148,6 +148,7 @@ def as_data(domain: str, decision: Decision, replies: dict[str, str]) -> dict[st
     return {
         "domain": domain,
         "policy_domain": decision.policy_domain,
+        "next_hop": _way(domain),
         "outcome": decision.outcome,
         "reason": decision.reason,
         "detail": decision.detail or REASONS[decision.reason],
@@ -168,6 +169,12 @@ def as_data(domain: str, decision: Decision, replies: dict[str, str]) -> dict[st
         "replies": replies,
         "steps": [msgspec.structs.asdict(step) for step in decision.steps],
     }
+
+
+def _way(next_hop: str) -> dict[str, Any]:
+    """How mail gets to a next hop, as its key says: what DANE goes by."""
+    where = parse_next_hop(next_hop)
+    return {"port": where.port, "look_up_mx": where.look_up_mx}
 
 
 def _draft_data(draft: Draft) -> dict[str, Any]:

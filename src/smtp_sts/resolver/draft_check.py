@@ -24,7 +24,7 @@ from smtp_sts.net.dnswire import MX
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.net.smtp import MxLook, look
 from smtp_sts.net.tls import trusting_context
-from smtp_sts.policy import DraftRecord
+from smtp_sts.policy import DraftRecord, NextHop
 from smtp_sts.policy.pattern import is_host_name
 from smtp_sts.resolver.dane_look import find_dane
 from smtp_sts.resolver.decision import Step
@@ -84,7 +84,7 @@ async def _check(domain: str, record: DraftRecord, reach: Reach, smtp_port: int)
         return Checked("unknown", steps=(step,))
     tlsa: dict[str, tuple[str, tuple[Tlsa, ...]]] = {}
     if record.constraint == "tlsa":
-        state = await find_dane(domain, reach.dns, smtp_port=smtp_port)
+        state = await find_dane(NextHop(domain), reach.dns, smtp_port=smtp_port)
         tlsa = {h.host: (h.base, h.records) for h in state.hosts if h.state == "usable"}
     steps: list[Step] = []
     failure = ""

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from smtp_sts.policy import DraftRecord, Policy
+from smtp_sts.policy import DraftRecord, NextHop, Policy
 from smtp_sts.resolver.dane_looks import Looking
 from smtp_sts.resolver.decision import Step
 from smtp_sts.resolver.life.state import NEW, State
@@ -26,6 +26,8 @@ STATES_BYTES: Final = 128 * 1024 * 1024
 _STRING: Final = 57
 #: A record of the first draft weighs about so much more than its text.
 _RECORD: Final = 8
+#: Next hops of one domain, beside the mail domain itself, whose DANE is remembered.
+MAX_WAYS: Final = 16
 
 
 class Life:
@@ -46,15 +48,27 @@ class Life:
         self.waiters: list[asyncio.Future[None]] | None = None
 
 
-class Domain:
-    """What is known of a domain: of DANE, and of its policy in each dialect."""
+class Way:
+    """What is known of DANE for one next hop, and who looks."""
 
-    __slots__ = ("dane", "life", "look", "name", "other", "weight")
+    __slots__ = ("dane", "look")
 
-    def __init__(self, name: str, dialects: int) -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.dane: Known | None = None
         self.look: Looking | None = None
+
+
+class Domain(Way):
+    """What is known of a domain: of its policy in each dialect, of DANE for mail to the domain
+    itself, and for each other way that mail is sent there (a smart host, another port)."""
+
+    __slots__ = ("_others", "life", "name", "other", "weight")
+
+    def __init__(self, name: str, dialects: int) -> None:
+        super().__init__()
+        self.name = name
+        #: most domains have none
+        self._others: dict[NextHop, Way] | None = None
         #: in the dialects that are looked for; there are two at most, and one costs no tuple
         self.life = Life()
         self.other = Life() if dialects > 1 else None
@@ -68,7 +82,28 @@ class Domain:
     @property
     def busy(self) -> bool:
         """Whether something is under way."""
-        return self.look is not None or any(life.tasks or life.waiters for life in self.lives)
+        looks = any(way.look is not None for way in self.ways())
+        return looks or any(life.tasks or life.waiters for life in self.lives)
+
+    def ways(self) -> Iterator[Way]:
+        """All of which something may be known."""
+        yield self
+        if self._others is not None:
+            yield from self._others.values()
+
+    def way(self, where: NextHop) -> Way:
+        """That of a next hop of this domain; new where it was not asked for before."""
+        if where.plain:
+            return self
+        if self._others is None:
+            self._others = {}
+        found = self._others.get(where)
+        if found is None:
+            idle = (one for one, way in self._others.items() if way.look is None)
+            if len(self._others) >= MAX_WAYS and (oldest := next(idle, None)) is not None:
+                del self._others[oldest]
+            found = self._others[where] = Way()
+        return found
 
 
 class Memory:
@@ -125,8 +160,8 @@ class Memory:
 def _weight(domain: Domain) -> int:
     """What a stranger can make large, in bytes: patterns and texts."""
     states = [life.state for life in domain.lives]
-    dane = domain.dane.steps if domain.dane is not None else ()
-    return _texts(dane) + sum(_policy(state) + _texts(state.steps) for state in states)
+    dane = sum(_texts(way.dane.steps) for way in domain.ways() if way.dane is not None)
+    return dane + sum(_policy(state) + _texts(state.steps) for state in states)
 
 
 def _policy(state: State) -> int:

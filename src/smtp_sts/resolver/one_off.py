@@ -15,7 +15,8 @@ import msgspec
 from smtp_sts.config import Config, dialects
 from smtp_sts.net.dnswire import MX
 from smtp_sts.net.failure import NetFailure
-from smtp_sts.policy import Policy
+from smtp_sts.policy import NextHop, Policy
+from smtp_sts.policy.nexthop import UNKNOWN_PORT
 from smtp_sts.resolver import overrides
 from smtp_sts.resolver.decision import Decision, Step
 from smtp_sts.resolver.life.answer import of_policy
@@ -59,9 +60,12 @@ class NothingKept:
         """Nothing is refreshed."""
 
 
-async def decide_once(config: Config, name: str) -> Decision:
-    """What applies to a policy domain now. Raises OSError for a CA file that cannot be read, and
-    ConfigError."""
+async def decide_once(config: Config, where: NextHop | str) -> Decision:
+    """What applies to a next hop now (a string is a mail domain).
+
+    Raises OSError for a CA file that cannot be read, and ConfigError.
+    """
+    where = where if isinstance(where, NextHop) else NextHop(where)
     reach = reach_of(config)
     rules = overrides.read(config.overrides)
     resolver = Resolver(
@@ -74,10 +78,10 @@ async def decide_once(config: Config, name: str) -> Decision:
         dialects=dialects(config),
     )
     try:
-        await resolver.decide(name)
+        await resolver.decide(where)
         # What a daemon finds out behind its first answer: proofs, checks of MX hosts, DANE.
         await resolver.until_idle()
-        decision = await resolver.decide(name)
+        decision = await resolver.decide(where)
         steps = (*decision.steps, *resolver.steps_beside(decision))
         decision = msgspec.structs.replace(decision, steps=steps)
     finally:
@@ -85,9 +89,9 @@ async def decide_once(config: Config, name: str) -> Decision:
     if decision.reason == "override" and decision.policy is None:
         return decision
     decision = msgspec.structs.replace(decision, source="network")
-    rule = overrides.find(rules, name)
-    decision = await _with_mx_hosts(decision, reach)
-    if off := _dane_off(config, reach, rule):
+    rule = overrides.find(rules, where.domain)
+    decision = await _with_mx_hosts(decision, where, reach)
+    if off := _dane_off(config, where, reach, rule):
         decision = msgspec.structs.replace(
             decision, steps=(*decision.steps, Step("DANE", None, off))
         )
@@ -112,7 +116,7 @@ def decide_by_kept(config: Config, stored: Stored) -> Decision:
     return decision
 
 
-def _dane_off(config: Config, reach: Reach, rule: overrides.Rule | None) -> str:
+def _dane_off(config: Config, where: NextHop, reach: Reach, rule: overrides.Rule | None) -> str:
     """Why DANE is not looked for, for people; "" where it is."""
     if not config.policy.dane:
         return "not looked for: policy.dane is false"
@@ -124,15 +128,17 @@ def _dane_off(config: Config, reach: Reach, rule: overrides.Rule | None) -> str:
             f"not looked for: the AD bit of {names} is not trusted; use a validating resolver on "
             "loopback, or set dns.trust_ad"
         )
+    if where.port == UNKNOWN_PORT:
+        return "not looked for: the port of that service is not known here; write its number"
     return ""
 
 
-async def _with_mx_hosts(decision: Decision, reach: Reach) -> Decision:
+async def _with_mx_hosts(decision: Decision, where: NextHop, reach: Reach) -> Decision:
     """The decision, and which MX hosts a policy of RFC 8461 names, for people."""
     policy = decision.policy
     if policy is None or policy.mode == "none" or decision.draft is not None:
         return decision
-    hosts = await _mx_hosts(reach, decision.policy_domain)
+    hosts = await _mx_hosts(reach, where.domain) if where.look_up_mx else [where.domain]
     steps = list(decision.steps)
     behind = max((n for n, one in enumerate(steps) if one.name == "policy"), default=-1) + 1
     steps[behind:behind] = _covered(policy, hosts)

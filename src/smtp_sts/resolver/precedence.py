@@ -69,7 +69,7 @@ class Known(msgspec.Struct, frozen=True, gc=False):
 
 def known(state: DaneState, until: float) -> Known:
     """What to keep of a look."""
-    if state.verdict in _PLAIN:
+    if state.verdict in _PLAIN and state.look_up_mx:
         return Known(state.verdict, until)
     whole = len(state.mx) <= len(state.hosts) and all(
         host.state in ("usable", "absent") for host in state.hosts

@@ -21,7 +21,8 @@ from typing import Final
 import msgspec
 
 from smtp_sts.config import PolicySection
-from smtp_sts.policy import DIALECTS, Dialect
+from smtp_sts.policy import DIALECTS, Dialect, NextHop
+from smtp_sts.policy.nexthop import UNKNOWN_PORT
 from smtp_sts.resolver import overrides
 from smtp_sts.resolver.dane_looks import DANE_TTL, DaneLooks
 from smtp_sts.resolver.decision import Decision, Step
@@ -103,24 +104,36 @@ class Resolver:
         section 2.1)."""
         return self.settings.dane and self.reach.dns.trusts_ad
 
-    async def decide(self, name: str) -> Decision:
-        """What applies to a policy domain now; see `Decision`. Never raises for its input."""
+    async def decide(self, where: NextHop | str) -> Decision:
+        """What applies to a next hop now (a string is a mail domain); see `Decision`. Never raises
+        for its input.
+
+        The policy is that of its domain (RFC 8461 section 3.4), DANE that of the way there.
+        """
+        where = _next_hop(where)
+        name = where.domain
         rule = overrides.find(self._rules, name)
         decided = overrides.fixed(rule, name, self._clock()) if rule else None
         if decided is not None:
             return decided
         domain = self.memory.of(name)
-        dane = self.dane and not (rule and rule.never_dane)
+        dane = self._looks_for_dane(where, rule)
+        way = domain.way(where) if dane else domain
         began = asyncio.get_running_loop().time()
         if dane:
-            self.looks.start(name, domain)
+            self.looks.start(where, way)
         decision = await self._by_policy(domain)
         if rule:
             decision = overrides.adapt(rule, decision)
-        return await self.looks.weighed(decision, domain, began) if dane else decision
+        return await self.looks.weighed(decision, way, began) if dane else decision
 
-    def known(self, name: str) -> Decision | None:
+    def _looks_for_dane(self, where: NextHop, rule: overrides.Rule | None) -> bool:
+        return self.dane and where.port != UNKNOWN_PORT and not (rule and rule.never_dane)
+
+    def known(self, where: NextHop | str) -> Decision | None:
         """What an unexpired policy in memory asks for, without any wait; None where none is."""
+        where = _next_hop(where)
+        name = where.domain
         domain = self.memory.find(name)
         if domain is None:
             return None
@@ -131,17 +144,19 @@ class Resolver:
         now, rule = self._clock(), overrides.find(self._rules, name)
         if rule:
             decision = overrides.fixed(rule, name, now) or overrides.adapt(rule, decision)
-        if not self.dane or (rule and rule.never_dane):
+        if not self._looks_for_dane(where, rule):
             return decision
-        fresh = domain.dane if domain.dane is not None and now < domain.dane.until else None
+        dane = domain.way(where).dane
+        fresh = dane if dane is not None and now < dane.until else None
         return weigh(decision, fresh, now + 1.0)
 
-    async def recall(self, name: str) -> Decision | None:
+    async def recall(self, where: NextHop | str) -> Decision | None:
         """As `known`, of the store too."""
-        domain = self.memory.of(name)
+        where = _next_hop(where)
+        domain = self.memory.of(where.domain)
         for runner in self._runners.values():
             await runner.read_kept(domain)
-        return self.known(name)
+        return self.known(where)
 
     async def _by_policy(self, domain: Domain) -> Decision:
         """What STS says. Both dialects are asked at the same time, and none where a policy of RFC
@@ -227,7 +242,8 @@ class Resolver:
         for dialect in DIALECTS.keys() - self._runners.keys():
             lasting.append(await self._keeper.purge(key_of(dialect, name), before))
         if domain is not None:
-            domain.dane = None
+            for way in domain.ways():
+                way.dane = None
         return all(lasting)
 
     async def learn(self, stored: Stored) -> None:
@@ -273,9 +289,10 @@ class Resolver:
             runner.clock_set(seconds)
         latest = self._clock() + DANE_TTL[1]
         for domain in self.memory:
-            if domain.dane is not None:
-                until = min(domain.dane.until + seconds, latest)
-                domain.dane = msgspec.structs.replace(domain.dane, until=until)
+            for way in domain.ways():
+                if way.dane is not None:
+                    until = min(way.dane.until + seconds, latest)
+                    way.dane = msgspec.structs.replace(way.dane, until=until)
 
     def _changed(self, name: str) -> None:
         self.on_change(name)  # which is set anew when there are peers to tell
@@ -331,3 +348,7 @@ class Resolver:
         for runner in self._runners.values():
             await runner.close()
         await self.looks.close()
+
+
+def _next_hop(where: NextHop | str) -> NextHop:
+    return where if isinstance(where, NextHop) else NextHop(where)

@@ -20,7 +20,7 @@ from aiohttp import web
 from smtp_sts import __version__
 from smtp_sts.mta.service import Service
 from smtp_sts.mta.told import replies
-from smtp_sts.policy import NextHopError, policy_domain
+from smtp_sts.policy import NextHopError, parse_next_hop
 from smtp_sts.resolver.decision import as_data
 from smtp_sts.web import openapi, server
 from smtp_sts.web.server import Page, Refusal, as_json
@@ -53,14 +53,14 @@ def speaker(
     async def policy(name: str) -> web.Response:
         try:
             next_hop = unquote_to_bytes(name).decode("utf-8")
-            domain = policy_domain(next_hop)
+            where = parse_next_hop(next_hop)
         except UnicodeDecodeError:
             no_domain()
             raise Refusal(400, "next-hop-invalid", "the next hop is not UTF-8") from None
         except NextHopError as error:
             no_domain()
             raise Refusal(400, error.slug, str(error)) from None
-        decision = await service.decision(domain)
+        decision = await service.decision(where)
         service.answered("http", decision.outcome)
         return as_json(as_data(next_hop, decision, replies(decision)))
 

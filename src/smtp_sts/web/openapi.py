@@ -64,11 +64,21 @@ class Step(Struct, forbid_unknown_fields=True):
     text: str
 
 
+class Way(Struct, forbid_unknown_fields=True):
+    """How mail gets to a next hop, as the key says; DANE is looked for on that way."""
+
+    port: Annotated[
+        int | None, Meta(description="null: that of SMTP; 0: a service that is not known here")
+    ]
+    look_up_mx: bool
+
+
 class Answer(Struct, forbid_unknown_fields=True):
     """What applies to a next hop, and why."""
 
     domain: Annotated[str, Meta(description="the next hop, as it was asked for")]
     policy_domain: Annotated[str, Meta(description="its policy domain, in A-labels")]
+    next_hop: Way
     outcome: Annotated[
         Outcome,
         Meta(
