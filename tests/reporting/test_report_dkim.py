@@ -64,7 +64,7 @@ def test_dkimpy_takes_the_signature_and_finds_all_of_the_mail_in_it(
         assert name == b"s1._domainkey.company-x.example."
         return made.record.encode()
 
-    assert dkim.verify(signed, dnsfunc=txt, tlsrpt="strict")
+    assert dkim.verify(signed, dnsfunc=txt, tlsrpt=True)
     head = signed.partition(b"\r\nFrom:")[0].decode().replace("\r\n", "")
     assert not re.search(r"[;\s]l=", head)
     covered = re.search(r"h=([^;]+);", head)
@@ -81,6 +81,34 @@ def test_dkimpy_takes_the_signature_and_finds_all_of_the_mail_in_it(
         forged = signed.replace(*change)
         assert forged != signed
         assert not dkim.verify(forged, dnsfunc=txt)
+
+
+@pytest.mark.parametrize(
+    ("service", "reports", "mail", "strict"),
+    [
+        ("", True, True, False),
+        ("s=*; ", True, True, False),
+        ("s=tlsrpt; ", True, False, True),
+        ("s=email:tlsrpt; ", False, False, False),
+    ],
+)
+def test_who_takes_which_key_record(
+    tmp_path: Path, service: str, reports: bool, mail: bool, strict: bool
+) -> None:
+    """The rows of docs/tls-reports-delivery.md that dkimpy can play: as a reader of reports, as a
+    verifier of all mail, and as a reader that wants the service type (RFC 8460 section 3: MAY)."""
+    made = signer(tmp_path)
+    signed = made.sign(MAIL)
+    record = made.record.replace("p=", f"{service}p=").encode()
+
+    def verified(tlsrpt: bool | str) -> bool:
+        try:
+            return bool(dkim.verify(signed, dnsfunc=lambda *_, **__: record, tlsrpt=tlsrpt))
+        except AttributeError:  # of the list it makes no key
+            return False
+
+    assert (verified(True), verified(False), verified("strict")) == (reports, mail, strict)
+    assert "s=" not in made.record
 
 
 @pytest.mark.parametrize(
@@ -128,15 +156,16 @@ def test_a_key_does_not_show_itself(tmp_path: Path) -> None:
     ("change", "says"),
     [
         (("", ""), ""),
-        (("s=tlsrpt; ", ""), ""),
-        (("s=tlsrpt", "s=*"), ""),
-        (("s=tlsrpt", "s=email:tlsrpt"), ""),
+        (("p=", "s=*; p="), ""),
+        (("p=", "s=tlsrpt:*; p="), ""),
+        (("p=", "s=email : tlsrpt; p="), "does not read a list"),
         (("v=DKIM1; ", ""), ""),
-        (("s=tlsrpt", "s=email"), "does not allow TLS reports"),
+        (("p=", "s=email; p="), "does not allow TLS reports"),
+        (("p=", "s=tlsrpt; p="), "does not allow mail: mox"),
         (("p=", "p=x"), "another key"),
         (("k=rsa", "k=ed25519"), "another key"),
-        (("s=tlsrpt", "s=tlsrpt; h=sha1"), "sha256"),
-        (("s=tlsrpt", "t=y:s"), "t=y"),
+        (("p=", "h=sha1; p="), "sha256"),
+        (("p=", "t=y:s; p="), "t=y"),
         (("v=DKIM1", "v=DKIM2"), "no DKIM key record"),
     ],
 )

@@ -376,7 +376,7 @@ class Courier:
             return
         for fault in await record_faults(self._settings.signer, self._dns):
             _log.warning(
-                "reports by mail will be ignored: %s", fault,
+                "not every receiver will take reports by mail: %s", fault,
                 extra={"fields": {"event": "tls-report-key", "detail": fault}},
             )  # fmt: skip
 

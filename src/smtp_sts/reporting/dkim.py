@@ -61,8 +61,9 @@ class Signer(msgspec.Struct, frozen=True):
 
     @property
     def record(self) -> str:
-        """What is to be published there."""
-        return f"v=DKIM1; k={self.key.kind}; s=tlsrpt; p={self.key.public}"
+        """What is to be published there. Without `s=`: with `s=tlsrpt`, which RFC 8460 section 3
+        asks for, those that verify all mail fail the signature (docs/tls-reports-delivery.md)."""
+        return f"v=DKIM1; k={self.key.kind}; p={self.key.public}"
 
     def sign(self, message: bytes) -> bytes:
         """The message with a signature in front; it takes milliseconds (RSA)."""
@@ -172,14 +173,19 @@ def _faults(signer: Signer, record: bytes) -> list[str]:
     if not tags["p"]:
         return [f"{name}: the key is revoked (p= is empty); {advice}"]
     found = []
-    # RFC 8460 section 3: a key for mail alone (s=email) does not sign reports; all services (*) is
-    # the default of RFC 6376.
+    # RFC 8460 section 3: a key for mail alone (s=email) does not sign reports; RFC 6376 section
+    # 3.6.1: one for reports alone does not sign mail. All services (*) is the default.
     services = tags.get("s", "*").split(":")
+    shown = f"{name}: s={clean(tags.get('s', ''), 60)}"
     if not {"*", "tlsrpt"} & set(services):
+        found.append(f"{shown} does not allow TLS reports: receivers may ignore them; leave s= out")
+    elif not {"*", "email"} & set(services):
         found.append(
-            f"{name}: s={clean(tags['s'], 60)} does not allow TLS reports: receivers ignore them; "
-            "write s=tlsrpt, or leave s= out"
+            f"{shown} does not allow mail: mox, OpenDKIM and others that verify every mail fail "
+            "the signature, and reports are dropped; leave s= out"
         )
+    elif "*" not in services:
+        found.append(f"{shown}: dkimpy, for one, does not read a list there; leave s= out")
     if tags.get("k", "rsa") != signer.key.kind or tags["p"] != signer.key.public:
         found.append(f"{name}: another key than that in tls_reports.dkim_key; {advice}")
     if "h" in tags and "sha256" not in tags["h"].split(":"):
