@@ -6,6 +6,9 @@ import asyncio
 import json
 import time
 
+from click.testing import CliRunner
+
+from smtp_sts.cli import main
 from smtp_sts.lab.world import World
 
 from .process import daemon, told
@@ -44,6 +47,11 @@ def test_a_log_is_followed_in_whatever_form_and_in_several() -> None:
                 out.write(session(time.time(), "Verified", "4XC", 9))
             await soon(lambda: counted(world) == (3, 0))
             assert "understood" not in told(process)
+        config.write_text(config.read_text().replace("enabled = true", "enabled = false"))
+        command = ["--config", str(config), "report"]
+        again = CliRunner().invoke(main, [*command, "import-log", str(log)])
+        assert "3 sessions of" in again.output  # by the name in its lines, "alice"
+        assert counted(world) == (3, 0)
 
     play(scene)
 
@@ -67,5 +75,7 @@ def test_law_7_a_log_that_tells_nothing_is_said_to_do_so_once() -> None:
         assert said.count("of 50 lines 0 were understood, and 'what is this' was not") == 1
         assert said.count("set smtp_tls_loglevel = 1 in main.cf") == 1
         assert counted(world) == (0, 0)
+        shown = CliRunner().invoke(main, ["--config", str(config), "report", "status"])
+        assert "50 lines of logs could not be read for certain on" in shown.output
 
     play(scene)

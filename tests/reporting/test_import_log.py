@@ -25,7 +25,14 @@ from smtp_sts.cli import main
 from smtp_sts.reporting import import_log as module
 from smtp_sts.reporting.import_log import LogError, Options, Summary, import_log, unpacked
 from smtp_sts.store import Stored, open_store
-from smtp_sts.store.tallies import ImportedAlready, Tallies, Tally, daemon_source, open_tallies
+from smtp_sts.store.tallies import (
+    ImportedAlready,
+    Tallies,
+    Tally,
+    daemon_source,
+    log_source,
+    open_tallies,
+)
 from smtp_sts.tlsrpt import AppliedPolicy, PolicyResult
 
 DAY = int(datetime(2025, 11, 25, tzinfo=UTC).timestamp()) // 86400
@@ -266,6 +273,26 @@ def test_days_that_the_daemon_of_that_host_has_counted_are_left_out(tallies: Tal
     assert sum(_total(tallies)) == 51
     assert _import(b"".join(_postfix(51)), tallies, again=True).left_out == {}
     assert sum(_total(tallies)) == 102
+
+
+def test_a_log_under_another_name_than_the_machine_s_is_known_by_whose_it_is(
+    tallies: Tallies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Postfix's maillog_file writes the first label of myhostname."""
+    monkeypatch.setattr("socket.gethostname", lambda: "vm.a.example")
+    tally = Tally(DAY, "a.example", "", PolicyResult(AppliedPolicy("", "a.example"), 1, 0))
+    day = "2025-11-25"
+    # told by datagrams, the daemon knows no name: what is read here is its own, if nobody says else
+    tallies.add([tally], daemon_source("vm.a.example"))
+    assert _import(b"".join(_postfix(50, host="mail")), tallies).left_out == {day: 50}
+    assert _import(b"".join(_postfix(51)), tallies, host="relay").left_out == {}
+    # a daemon that follows a log keeps its names, on this machine and on others
+    beside = {(DAY, log_source("vm.a.example", "mail")): 0, (DAY, log_source("mx2", "out")): 0}
+    tallies.add([tally], daemon_source("vm.a.example"), {}, beside)
+    assert _import(b"".join(_postfix(52, host="mail.a.example")), tallies).left_out == {day: 52}
+    assert _import(b"".join(_postfix(53, host="out")), tallies).left_out == {day: 53}
+    assert _import(b"".join(_postfix(54, host="mx3")), tallies).left_out == {}
+    assert sum(_total(tallies)) == 2 + 51 + 54
 
 
 def test_a_log_without_host_names_is_of_this_host(

@@ -49,7 +49,14 @@ from smtp_sts.store import StoreError
 from smtp_sts.store.checks import Check
 from smtp_sts.store.outbox import open_outbox
 from smtp_sts.store.past import past
-from smtp_sts.store.tallies import Tallies, Tally, daemon_source, open_tallies
+from smtp_sts.store.tallies import (
+    Tallies,
+    Tally,
+    daemon_source,
+    log_source,
+    open_tallies,
+    unread_source,
+)
 from smtp_sts.tlsrpt import RecordError, find_record, record_name
 from smtp_sts.tlsrpt.draft00_conversion import is_draft_policy
 
@@ -89,6 +96,10 @@ UNKNOWN_LINES: Final = 20
 #: At the end, from SIGTERM on (seconds).
 DRAIN_SECONDS: Final = 2.5
 
+#: Counts of lines of logs that could not be read, or not for certain.
+_UNREAD: Final = ("tls-log-unclear", "tls-log-undated", "tls-log-unattributed",
+                  "tls-log-not-understood")  # fmt: skip
+
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
@@ -99,7 +110,12 @@ class Writer:
     def __init__(self, url: str, counts: Counter[str]) -> None:
         self._url = url
         self._counts = counts
-        self._source = daemon_source(socket.gethostname())
+        self._host = socket.gethostname()
+        self._source = daemon_source(self._host)
+        #: hosts by the names that the lines of followed logs have
+        self.log_hosts: set[str] = set()
+        #: lines of followed logs that could not be read, since this was written last
+        self.unread = 0
         self._tallies: Tallies | None = None
         self._thread = ThreadPoolExecutor(1, "tallies")
         self._trouble = ""
@@ -115,8 +131,16 @@ class Writer:
 
     async def add(self, batch: Sequence[Tally], marks: Mapping[str, str]) -> None:
         """Write; waits for a store that refuses."""
-        await self._until_done(lambda tallies: tallies.add(batch, self._source, marks))
         today = int(time.time() // DAY)
+        beside = {
+            (day, log_source(self._host, name)): 0
+            for day in {tally.day for tally in batch}
+            for name in self.log_hosts
+        }
+        unread, self.unread = self.unread, 0
+        if unread:
+            beside[today, unread_source(self._host)] = unread
+        await self._until_done(lambda tallies: tallies.add(batch, self._source, marks, beside))
         if late := [tally for tally in batch if tally.day < today]:
             await self._until_done(lambda _: self._count_late(late))
 
@@ -425,6 +449,8 @@ class Logs:
         self._logs: dict[str, PostfixLog | EximLog] = {}
         self._clocks: list[Clock] = []
         self._forms: dict[str, LogLines] = {}
+        #: lines that could not be read, as they were counted last
+        self._unread = 0
         #: of Postfixes whose log tells of no session
         self._warned: set[str] = set()
 
@@ -533,11 +559,13 @@ class Logs:
             batch += more
         batch = await self._known.known(batch)
         marks = {n: r.position for n, r in self._readers.items() if r.position}
+        for log in self._logs.values():
+            self._writer.log_hosts |= log.hosts
+        self._count()
         if batch or marks != self._marked:
             await self._writer.add(batch, marks)
             self._marked = marks
             self._looking.take(batch)
-        self._count()
 
     _marked: Mapping[str, str] = {}
 
@@ -569,6 +597,9 @@ class Logs:
             self._counts[f"tls-log-{name.replace('_', '-')}"] = total
         forms = self._forms.values()
         self._counts["tls-log-not-understood"] = sum(f.seen - f.understood for f in forms)
+        unread = sum(self._counts[name] for name in _UNREAD)
+        self._writer.unread += unread - self._unread
+        self._unread = unread
         self._counts["tls-log-gaps"] = sum(reader.gaps for reader in readers)
         self._counts["tls-log-foreign"] = sum(getattr(reader, "foreign", 0) for reader in readers)
         self._counts["tls-log-too-long"] = sum(reader.too_long for reader in readers)

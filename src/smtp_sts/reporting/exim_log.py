@@ -29,6 +29,7 @@ from smtp_sts.tlsrpt.results import GENERAL_FAILURE
 #: Messages that are remembered; of more, the oldest are let go.
 MAX_MESSAGES: Final = 10_000
 _MAX_TROUBLES: Final = 20
+_MAX_HOSTS: Final = 100
 #: Seconds between deferrals that may be of one session.
 _ONE_SESSION: Final = 2.0
 
@@ -122,6 +123,8 @@ class EximLog:
         self.unattributed = 0
         #: messages over a session that was counted before
         self.reused = 0
+        #: hosts that syslog's heads name; Exim's own log names none
+        self.hosts: set[str] = set()
         #: lines of messages that were our own reports
         self.own = 0
 
@@ -139,6 +142,8 @@ class EximLog:
             if syslog is None:
                 return
             when, found = syslog
+            if len(self.hosts) < _MAX_HOSTS:
+                self.hosts.add(line.partition(b" exim")[0].rpartition(b" ")[2].decode("ascii"))
         end = found.end()
         start = line[end : end + 3]
         message_id = found[3]

@@ -4,7 +4,7 @@ Promises:
 * What a log brings is counted once. How far it was read is kept with the counts, in the same
   transaction: a log that has grown since, was rotated or packed goes on where the last reading
   ended, and so does one whose reading was killed. What marks a log is its content, not its name.
-* Days on which the daemon of the same host has counted are left out, and said to be.
+* Days on which the daemon that belongs to the log has counted are left out, and said to be.
 * Memory is bounded, whatever the length of the log.
 Must not: print, or keep the store busy for longer than a batch takes.
 """
@@ -33,7 +33,7 @@ from smtp_sts.reporting.lines import Clock, Lines
 from smtp_sts.reporting.log_lines import LogLines
 from smtp_sts.reporting.outcome import Outcome
 from smtp_sts.reporting.postfix_log import PostfixLog
-from smtp_sts.store.tallies import Imported, Tallies, Tally, daemon_source, import_source
+from smtp_sts.store.tallies import Imported, Tallies, Tally, import_source
 from smtp_sts.tlsrpt.names import clean
 
 Kind = Literal["postfix", "exim"]
@@ -276,13 +276,32 @@ class _Reading:
         """Look what is known of a day; whether its sessions are to be counted."""
         if self._tallies is None:
             return True
-        if not self._options.again:
-            there = self._tallies.sources(day)
-            if any(daemon_source(_label(host)) in map(_labelled, there) for host in self._hosts):
-                return False
+        if not self._options.again and self._counted_by_a_daemon(self._tallies.sources(day)):
+            return False
         for domain, result in self._tallies.everything(day):
             self._aggregate.know(day, domain, result)
         return True
+
+    def _counted_by_a_daemon(self, sources: Collection[str]) -> bool:
+        """Whether the daemon that belongs to this log has counted, by those who counted that day.
+
+        The name in the lines need not be the machine's (Postfix's maillog_file has the first label
+        of myhostname): a daemon keeps the names that the logs it follows have. One that is told by
+        datagrams knows none; what is read on its own machine is its own, unless `host` says whose.
+        """
+        daemons, followed = set(), set()
+        own = _label(socket.gethostname())
+        for source in sources:
+            kind, _, name = source.partition(":")
+            if kind == "daemon":
+                daemons.add(_label(name))
+            elif kind == "log":
+                daemon, _, host = name.partition(":")
+                daemons.add(_label(host))
+                followed.add(_label(daemon))
+        if self._hosts & daemons:
+            return True
+        return own in daemons and own not in followed and not self._options.host
 
     def _write(self, *, complete: bool) -> None:
         batch: list[Tally] = []
@@ -415,11 +434,6 @@ def _not_a_log(first: bytes, start: Sequence[bytes], form: LogLines) -> str:
 def _label(host: str) -> str:
     """Logs have a host's short name, or its whole one."""
     return host.partition(".")[0].lower()
-
-
-def _labelled(source: str) -> str:
-    kind, _, host = source.partition(":")
-    return f"{kind}:{_label(host)}"
 
 
 def _now(start: Iterable[bytes], options: Options) -> float:

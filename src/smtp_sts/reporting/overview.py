@@ -17,7 +17,7 @@ from smtp_sts.reporting.compile import Sender, compile_reports
 from smtp_sts.reporting.day import results_of
 from smtp_sts.reporting.draft00 import compile_draft_reports
 from smtp_sts.store.outbox import DeliveryState, DeliveryStatus, Outbox, ReportStatus
-from smtp_sts.store.tallies import Tallies
+from smtp_sts.store.tallies import Tallies, Total
 from smtp_sts.tlsrpt import unpack
 
 #: Days before today whose reports are looked at.
@@ -41,7 +41,8 @@ class Worst(msgspec.Struct, frozen=True):
 
 
 class Collected(msgspec.Struct, frozen=True):
-    """What was counted of one UTC day; `sources` names who counted, and how many sessions."""
+    """What was counted of one UTC day; `sources` names who counted, and how many sessions; `unread`
+    on which host how many lines of logs could not be read, or not for certain."""
 
     day: str
     domains: int
@@ -49,6 +50,7 @@ class Collected(msgspec.Struct, frozen=True):
     failed: int
     sources: dict[str, int]
     worst: list[Worst]
+    unread: dict[str, int] = {}
 
 
 class Day(msgspec.Struct, frozen=True):
@@ -176,20 +178,20 @@ def _collected(tallies: Tallies, day: int, domain: str) -> Collected:
             date_of(day), int(good + bad > 0), good, bad, {},
             [Worst(domain, good, bad, _results(tallies, day, domain))] if bad else [],
         )  # fmt: skip
-    total = tallies.totals().get(day)
+    total = tallies.totals().get(day) or Total(0, 0, 0)
     worst = [
         Worst(name, found.successful, found.failed, _results(tallies, day, name))
         for name, found in tallies.worst(day, MAX_WORST).items()
     ]
-    if total is None:
-        return Collected(date_of(day), 0, 0, 0, {}, [])
+    sources, unread = {}, {}
+    for source, number in sorted(tallies.sources(day).items(), key=lambda item: -item[1]):
+        kind, _, host = source.partition(":")
+        if kind == "unread":
+            unread[host] = number
+        elif kind != "log":
+            sources[source] = number
     return Collected(
-        date_of(day),
-        total.domains,
-        total.successful,
-        total.failed,
-        dict(sorted(tallies.sources(day).items(), key=lambda item: -item[1])),
-        worst,
+        date_of(day), total.domains, total.successful, total.failed, sources, worst, unread
     )
 
 

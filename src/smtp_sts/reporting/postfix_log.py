@@ -204,6 +204,11 @@ class PostfixLog:
         return sum(len(process.sessions) for process in self._processes.values())
 
     @property
+    def hosts(self) -> set[str]:
+        """The hosts that lines of smtp(8) name."""
+        return {name.partition(b" ")[0].decode("ascii") for name in self._instances}
+
+    @property
     def mute(self) -> dict[str, int]:
         """The Postfixes (host and syslog_name) that have delivered mail, and whose log has not one
         session, and how many deliveries: their main.cf lacks smtp_tls_loglevel = 1, or no host

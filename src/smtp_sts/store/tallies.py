@@ -156,13 +156,18 @@ class Tallies:
         batch: Sequence[Tally],
         source: str = "",
         marks: Mapping[str, str] = MappingProxyType({}),
+        beside: Mapping[tuple[int, str], int] = MappingProxyType({}),
     ) -> None:
         """Add these counts to what is there, all of them or none. Raises StoreError.
 
         `source` names who counted them: `daemon_source` or `import_source` of a host. `marks` are
         kept with them: reader -> how far it has come, so that nothing is counted twice or skipped.
+        `beside` is what else there is to know of who counted: day and source (`log_source`,
+        `unread_source`) -> a number to add.
         """
         rows = _Rows(source)
+        for (day, name), number in beside.items():
+            rows.sources[day, name] = {"day": day, "source": name, "sessions": number}
         for tally in batch:
             rows.take(tally)
         with self._database.begin() as connection:
@@ -300,7 +305,10 @@ class Tallies:
             return connection.execute(query).scalar() or ""
 
     def sources(self, day: int) -> dict[str, int]:
-        """Who counted sessions of a day, and how many. Raises StoreError."""
+        """Who counted sessions of a day, and how many; and the numbers beside (see `add`).
+
+        Raises StoreError.
+        """
         query = select(_sources.c.source, _sources.c.sessions).where(_sources.c.day == day)
         with self._database.read() as connection:
             return {row.source: row.sessions for row in connection.execute(query)}
@@ -405,6 +413,16 @@ def open_tallies_to_read(url: str) -> Tallies:
 def daemon_source(host: str) -> str:
     """How the daemon of a host is named as a source of counts."""
     return f"daemon:{host.lower()}"
+
+
+def log_source(daemon: str, host: str) -> str:
+    """How it is kept that a daemon's host follows the log of a host, by the name in its lines."""
+    return f"log:{daemon.lower()}:{host.lower()}"
+
+
+def unread_source(host: str) -> str:
+    """How lines of logs that the daemon of a host could not read are named."""
+    return f"unread:{host.lower()}"
 
 
 def import_source(host: str) -> str:

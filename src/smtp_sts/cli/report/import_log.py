@@ -84,7 +84,8 @@ def import_log(
 
     A log is counted once, whatever its name: one that has grown, or was rotated, goes on where it
     was left, and so does one whose import was broken off. Days that the daemon of the same host
-    has counted are left out. --again lifts both.
+    has counted are left out. --again lifts both. What is read where the daemon runs is taken for
+    its own log unless its lines or --host say otherwise.
 
     Times without a year are of the last that fits before the file was changed, times without a
     zone of this machine's, unless --year and --zone say otherwise.
@@ -253,7 +254,8 @@ def _print(summary: Summary, options: Options) -> None:
     _print_days(console, summary)
     for day, sessions in summary.left_out.items():
         row("left out", f"{sessions:,} sessions of {day}: the daemon of this host has counted "
-            "that day; --again counts them too", "yellow")  # fmt: skip
+            "that day; --again counts them too, or --host NAME where the log is another host's",
+            "yellow")  # fmt: skip
     notes = [(getattr(summary, name), text) for name, text in _NOTES.items()]
     if any(number for number, _ in notes):
         console.print()

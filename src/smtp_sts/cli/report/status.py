@@ -110,6 +110,11 @@ def _print_today(console: Console, today: Collected, now: float) -> None:
         kind, _, host = source.partition(":")
         name = {"daemon": "the daemon on", "import": "import-log, logs of"}.get(kind, kind)
         console.print(Text(f"           {counted:,} counted by {name} {host}"))
+    for host, lines in today.unread.items():
+        console.print(
+            Text(f"           {lines:,} lines of logs could not be read for certain on {host}: "
+                 "smtp-sts report import-log --dry-run FILE says more", style="yellow")
+        )  # fmt: skip
     for worst in today.worst[:MAX_WORST]:
         results = ", ".join(f"{name} {n:,}" for name, n in worst.results.items())
         of = worst.successful + worst.failed
