@@ -204,7 +204,7 @@ def test_law_1_a_store_that_could_not_be_read_is_read_again(tmp_path: Path) -> N
                 decision = await s.decide()
                 assert decision.outcome == "no-policy"
                 assert decision.valid_until == 0.0  # not to be kept by anybody
-                assert s.counts["store-errors"] == 1
+                assert s.counts["store-late"] == 1
             s.keeper._next_try = 0.0  # thirty seconds later
             assert (await s.decide()).outcome == "enforce"
             assert s.fetches == 1

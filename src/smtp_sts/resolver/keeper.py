@@ -6,6 +6,9 @@ that the store refuses is told apart from "nothing kept" (law 1), and is the onl
 raised: without a store the daemon goes on from memory (law 4). A store that could only be read is
 opened anew until it can be written, and one whose file was deleted or replaced at once.
 
+Reads have a connection of their own (`beside.py`), where the store is a file: a disk that takes no
+write does not keep from us what it has. One that cannot be read either is not waited for long.
+
 Of a store that machines share, besides: nobody waits longer than `PATIENCE` for it, and nobody at
 all while it is known to be away; it is looked for behind the answers, and what it missed is written
 when it is back. Fetches are claimed there, so that a fleet fetches a policy once.
@@ -25,6 +28,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from smtp_sts.resolver.beside import Beside
+from smtp_sts.resolver.waiting import wait_for_work
 from smtp_sts.store import (
     FUTURE_SECONDS,
     Store,
@@ -47,8 +52,14 @@ REOPEN_SECONDS: Final = 5.0
 PATIENCE: Final = 1.0
 #: But at the start, when nobody asks yet and tables may have to be made (seconds).
 START_PATIENCE: Final = 2.0
+#: A read is waited for so long (seconds): then there is time left to look for the policy anew. So
+#: many domains wait to be read.
+READ_SECONDS: Final = 1.5
+READS_LIMIT: Final = 20_000
 #: While another daemon fetches a policy, the store is asked for it this often (seconds).
 CLAIM_POLL: Final = 0.25
+#: Who purges a policy waits so long for the disk (seconds).
+PURGE_SECONDS: Final = 2.5
 #: Policies that are kept in memory for a store that refuses them, and bytes of their texts.
 UNSAVED_LIMIT: Final = 100_000
 UNSAVED_BYTES: Final = 128 * 1024 * 1024
@@ -76,6 +87,8 @@ class Keeper:
         self._wake = asyncio.Event()
         self._written: asyncio.Future[None] | None = None
         self._trouble = ""
+        #: why a read is not waited for; empty where none is late
+        self._late = ""
         self._next_try = 0.0
         self._next_look = 0.0
         self._replaced = False
@@ -84,6 +97,8 @@ class Keeper:
         self._reading = asyncio.Event()
         #: whether daemons on other machines use this store too
         self.shared = is_shared(url)
+        #: reads that need not wait for writes
+        self._beside = None if self.shared else Beside(url, lambda: self._store)
         self._holder = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(4)}"
         self._claims: dict[str, asyncio.Future[tuple[bool, Stored | None]]] = {}
         self._claiming = asyncio.Event()
@@ -108,7 +123,7 @@ class Keeper:
     @property
     def trouble(self) -> str:
         """What the store has last refused, in words; empty where it works."""
-        return self._trouble
+        return self._trouble or self._late
 
     @property
     def unsaved(self) -> int:
@@ -124,16 +139,23 @@ class Keeper:
     async def get(self, domain: str) -> Stored | None:
         """The policy kept for a domain, expired or not; None where there is none.
 
-        Raises StoreError where the store could not be read: then nothing is known.
+        Raises StoreError where the store could not be read: then nothing is known. After
+        `READ_SECONDS` that is so of a disk that hangs, too.
         """
         for kept in (self._writes, self._unsaved):
             if domain in kept:
                 return self._unless_purged(kept[domain])
         future = self._reads.get(domain)
         if future is None:
+            if len(self._reads) >= READS_LIMIT:
+                raise StoreError(self._read_late())
             future = self._reads[domain] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._reading.set()
-        return self._unless_purged(await asyncio.shield(future))
+        await wait_for_work([future], READ_SECONDS)
+        if not future.done():
+            raise StoreError(self._read_late())
+        return self._unless_purged(future.result())
 
     async def put(self, stored: Stored) -> None:
         """Keep a policy; returns when it lasts, or when the store has refused it."""
@@ -156,13 +178,16 @@ class Keeper:
     async def purge(self, domain: str, before: float) -> bool:
         """Forget the policy of a domain that was fetched at a time or before.
 
-        It is not seen any more from now on; False where the store has refused to delete it.
+        It is not seen any more from now on; False where the store has refused to delete it, or has
+        not done so in time.
         """
         for kept in (self._writes, self._unsaved):
             if domain in kept and kept[domain].fetched_at <= before:
                 del kept[domain]
         self._purged[domain] = before
-        await self.caught_up()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PURGE_SECONDS):
+                await self.caught_up()
         return domain not in self._purged
 
     async def page(self, after: str, limit: int) -> tuple[list[Stored], str]:
@@ -267,6 +292,8 @@ class Keeper:
         if self._store is not None and not self._overdue:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
         self._thread.shutdown(wait=not self._overdue)
+        if self._beside is not None:
+            await self._beside.close()
 
     def _unless_purged(self, stored: Stored | None) -> Stored | None:
         before = self._purged.get(stored.domain) if stored is not None else None
@@ -280,7 +307,10 @@ class Keeper:
             await self._reading.wait()
             self._reading.clear()
             batch, self._reads = self._reads, {}
-            found = await self._try(partial(_kept, domains=[*batch]), None)
+            found = await self._beside.get([*batch]) if self._beside is not None else None
+            if found is None:
+                found = await self._try(partial(_kept, domains=[*batch]), None)
+            self._late = ""
             for domain, future in batch.items():
                 if future.done():
                     continue
@@ -288,6 +318,14 @@ class Keeper:
                     future.set_exception(StoreError(self._trouble))
                 else:
                     future.set_result(found.get(domain))
+
+    def _read_late(self) -> str:
+        """Counts a read that is not waited for any longer, and says so in the log, once."""
+        self._count("store-late")
+        if not self._late:
+            self._late = f"the store has not been read for {READ_SECONDS:g} s; check its disk"
+            _log.error("%s; going on from memory", self._late)
+        return self._late
 
     async def _claim(self) -> None:
         while True:

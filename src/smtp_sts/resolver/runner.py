@@ -313,7 +313,7 @@ class Runner:
         errand = _Errand(self, domain, life, effect)
         task = loop.create_task(errand.run())
         self.tasks.add(task)
-        if not life.tasks:
+        if isinstance(effect, _LOOK):  # not a postponement that hangs, or a check of MX hosts
             life.began = loop.time()
         life.tasks = (*life.tasks, task)
         task.add_done_callback(errand.ended)

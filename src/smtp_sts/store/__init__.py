@@ -511,6 +511,25 @@ def open_to_read(url: str) -> Store:
     return Store(engine, path, read_only=True)
 
 
+def open_beside(url: str) -> Store | None:
+    """Another connection to a file that is written to, to read what lasts; None where that cannot
+    be, as in a folder that nothing can be made in."""
+    path = _path_of(url)
+    engine = _engine(path, mode="ro")
+    try:
+        with engine.begin() as connection:
+            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
+            journal = connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+            connection.execute(select(_policies).limit(1))
+    except SQLAlchemyError:
+        engine.dispose()
+        return None
+    if version != SCHEMA_VERSION or journal != "wal":
+        engine.dispose()
+        return None
+    return Store(engine, path, read_only=True)
+
+
 def _open_read_only(path: Path) -> Store:
     engine = _engine(path, mode="ro&immutable=1")
     try:
@@ -601,6 +620,7 @@ __all__ = [
     "check",
     "is_shared",
     "missing",
+    "open_beside",
     "open_store",
     "open_to_read",
     "repair",
