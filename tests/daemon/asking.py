@@ -1,8 +1,9 @@
 """Asks a daemon for domains whose answer is known, from a process of its own, and times it.
 
 `python asking.py SOCKET SECONDS CONNECTIONS DOMAIN...` prints one line of JSON: how many were
-asked, which answers were wrong, the 99th percentile and the longest wait (seconds). Every domain is
-asked for at least once; right is `expected`.
+asked, which answers were wrong, the 99th percentile and the longest wait (seconds), and, as the
+machine's share of that, by how much the 99th percentile of short sleeps of ours was too long. Every
+domain is asked for at least once; right is `expected`.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ def asking(
         process.communicate()
 
 
+def prompt(figures: dict[str, Any]) -> bool:
+    """Whether the answers came as law 6 wants them: 99 of 100 within 50 ms, and what this machine
+    takes to wake anybody at all; none after 5 s."""
+    return bool(figures["p99"] < 0.05 + figures["machine"] and figures["longest"] < 5)
+
+
 def _ask(sock: socket.socket, domain: str) -> str:
     request = f"postfix {domain}".encode()
     sock.sendall(b"%d:%b," % (len(request), request))
@@ -72,16 +79,29 @@ def main() -> None:
                     time.sleep(0.002)
                 once = True
 
+    late: list[float] = []
+
+    def sleep() -> None:
+        while time.monotonic() < until:
+            began = time.monotonic()
+            time.sleep(0.002)
+            late.append(time.monotonic() - began - 0.002)
+
     threads = [
         threading.Thread(target=serve, args=(domains[n::connections],)) for n in range(connections)
     ]
+    threads.append(threading.Thread(target=sleep))
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     waits.sort()
     p99 = waits[len(waits) * 99 // 100]
-    figures = {"asked": len(waits), "wrong": wrong[:20], "p99": p99, "longest": waits[-1]}
+    machine = sorted(late)[len(late) * 99 // 100]
+    figures = {
+        "asked": len(waits), "wrong": wrong[:20], "p99": p99, "longest": waits[-1],
+        "machine": machine,
+    }  # fmt: skip
     print(json.dumps(figures))
 
 

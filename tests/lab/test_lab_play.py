@@ -24,6 +24,8 @@ from smtp_sts.lab.scenarios import choose, load
 from smtp_sts.lab.subject import Subject, SubjectError
 from smtp_sts.lab.world import World
 
+pytestmark = pytest.mark.alone
+
 COMMAND = [sys.executable, "-P", "-m", "smtp_sts", "lab"]
 SCENARIOS = load()
 

@@ -71,7 +71,9 @@ async def main():
     for domain in sys.argv[2:]:
         hosts.pages[f"mta-sts.{domain}"] = Page(policy_text("enforce", [f"mx.{domain}"], 86400))
     await hosts.start()
-    Path(sys.argv[1], "port").write_text(str(hosts.port))
+    written = Path(sys.argv[1], "port.new")
+    written.write_text(str(hosts.port))
+    written.rename(Path(sys.argv[1], "port"))  # who waits for it never sees it empty
     await asyncio.Event().wait()
 
 asyncio.run(main())

@@ -7,6 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from smtp_sts.config import PolicySection, UnixAddress
 from smtp_sts.lab.names import TTL, Names
 from smtp_sts.lab.world import World
@@ -14,6 +16,8 @@ from smtp_sts.mta.client import ask
 
 from ..daemon.process import daemon
 from .scene import Scene
+
+pytestmark = pytest.mark.alone
 
 #: Twice what was enough in a second to take every place of a daemon as it was.
 NAMES = 140
