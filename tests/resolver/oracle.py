@@ -58,11 +58,12 @@ class Oracle:
             self._instead(other, now)
 
     def stored(self, kept: Life, now: float) -> None:
-        """The store holds it, as we have put it there, or another daemon."""
-        if self.applies(now) is None:
+        """The store holds it, as we have put it there, or another daemon: it was there first."""
+        life = self.applies(now)
+        if life is None or now < kept.expires_at:
             self.life = kept
-        elif now < kept.expires_at:
-            self._instead(kept, now)
+        if life is not None and now < kept.expires_at:
+            self._instead(life, now)
 
     def _instead(self, other: Life, now: float) -> None:
         life = self.applies(now)

@@ -23,7 +23,7 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -157,17 +157,18 @@ class Keeper:
             raise StoreError(self._read_late())
         return self._unless_purged(future.result())
 
-    async def put(self, stored: Stored) -> None:
-        """Keep a policy; returns when it lasts, or when the store has refused it."""
+    def put(self, stored: Stored) -> Awaitable[None]:
+        """Keep a policy, from this call on; what is returned ends when it lasts, or when the store
+        has refused it."""
         self._writes[stored.domain] = stored
-        await self.caught_up()
+        return self.caught_up()
 
-    async def caught_up(self) -> None:
-        """Returns when the store has taken what was put until now, or has refused it."""
+    def caught_up(self) -> Awaitable[None]:
+        """Ends when the store has taken what was put until now, or has refused it."""
         if self._written is None:
             self._written = asyncio.get_running_loop().create_future()
         self._wake.set()
-        await asyncio.shield(self._written)
+        return asyncio.shield(self._written)
 
     def keep_again(self, policies: Iterable[Stored]) -> None:
         """Keep policies that a store before this one had, with the next batch."""

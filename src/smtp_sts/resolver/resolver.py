@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import MappingProxyType
 from typing import Final
 
@@ -94,7 +94,7 @@ class Resolver:
             smtp_port=smtp_port,
         )
         if isinstance(keeper, Keeper):
-            keeper.on_replaced = lambda: self._store_replaced(keeper)
+            keeper.on_replaced = lambda: self.store_replaced(keeper.caught_up)
         #: what is put into a store again that has lost it
         self._saving: set[asyncio.Future[None]] = set()
 
@@ -153,9 +153,8 @@ class Resolver:
     async def recall(self, where: NextHop | str) -> Decision | None:
         """As `known`, of the store too."""
         where = _next_hop(where)
-        domain = self.memory.of(where.domain)
         for runner in self._runners.values():
-            await runner.read_kept(domain)
+            await runner.read_kept(where.domain)
         return self.known(where)
 
     async def _by_policy(self, domain: Domain) -> Decision:
@@ -166,14 +165,14 @@ class Resolver:
             alone = rfc8461 or draft
             if alone is None:
                 raise ValueError("no dialect is looked for")
-            return await alone.decide(domain)
+            return await alone.decide(domain.name)
         sts = rfc8461.known(domain)
         if sts is not None and sts.policy is not None:
             return sts
         other = draft.known(domain)
-        asked = None if other else asyncio.ensure_future(draft.decide(domain))
+        asked = None if other else asyncio.ensure_future(draft.decide(domain.name))
         try:
-            sts = sts or await rfc8461.decide(domain)
+            sts = sts or await rfc8461.decide(domain.name)
             if sts.policy is not None:
                 return sts
             if asked is not None:
@@ -193,7 +192,7 @@ class Resolver:
         """
         runner = self._runners.get(dialect_of(key))
         if runner is not None:
-            await runner.refresh(self.memory.of(domain_of(key)))
+            await runner.refresh(domain_of(key))
         else:  # kept from when that dialect was switched on
             now = self._clock()
             await self._keeper.postpone(key, now + self.settings.refresh_interval, now)
@@ -215,21 +214,20 @@ class Resolver:
         """
         first: Renewal | None = None
         for dialect in self._runners:
-            renewal = await self._renew(dialect, self.memory.of(name), force=force)
+            renewal = await self._renew(dialect, name, force=force)
             if renewal.result == "fetched":
                 return renewal
             first = first or renewal
         return first or Renewal("failed")
 
-    async def _renew(self, dialect: Dialect, domain: Domain, *, force: bool) -> Renewal:
-        life = self._runners[dialect].life(domain)
-        await self._runners[dialect].until_idle(life)
-        now, state = self._clock(), life.state
+    async def _renew(self, dialect: Dialect, name: str, *, force: bool) -> Renewal:
+        runner = self._runners[dialect]
+        await runner.until_idle(runner.life(self.memory.of(name)))
+        now, state = self._clock(), runner.life(self.memory.of(name)).state
         if now < state.retry_at and not force:
             reason = state.last_failure.reason
             return Renewal("waits", reason.code, reason.detail, state.retry_at)
-        await self._runners[dialect].renew(domain)
-        return renewal_of(life.state, now)
+        return renewal_of((await runner.renew(name)).state, now)
 
     async def purge(self, name: str, before: float) -> bool:
         """Forget everything of a domain that was learnt at a time or before.
@@ -237,11 +235,10 @@ class Resolver:
         Law 1 is the operator's to break: until the next fetch nothing protects the domain. False
         where the store has refused, so that a restart brings the policy back.
         """
-        domain = self.memory.find(name)
-        lasting = [await one.purge(domain, name, before) for one in self._runners.values()]
+        lasting = [await one.purge(name, before) for one in self._runners.values()]
         for dialect in DIALECTS.keys() - self._runners.keys():
             lasting.append(await self._keeper.purge(key_of(dialect, name), before))
-        if domain is not None:
+        if (domain := self.memory.find(name)) is not None:
             for way in domain.ways():
                 way.dane = None
         return all(lasting)
@@ -249,14 +246,14 @@ class Resolver:
     async def learn(self, stored: Stored) -> None:
         """The store holds this policy now: another worker or daemon may have fetched it."""
         runner = self._runners.get(dialect_of(stored.domain))
-        domain = self.memory.find(domain_of(stored.domain))
+        name = domain_of(stored.domain)
         if runner is None:
             return
-        if domain is None:
+        if self.memory.find(name) is None:
             # Of a domain that was forgotten there may be replies that were made ready.
-            self.on_change(domain_of(stored.domain))
+            self.on_change(name)
         else:
-            await runner.learn(domain, stored)
+            await runner.learn(name, stored)
 
     async def holds(self, name: str) -> bool:
         """Whether the store holds a policy in force: then its owner answers without the network."""
@@ -297,9 +294,11 @@ class Resolver:
     def _changed(self, name: str) -> None:
         self.on_change(name)  # which is set anew when there are peers to tell
 
-    def _store_replaced(self, keeper: Keeper) -> None:
+    def store_replaced(self, caught_up: Callable[[], Awaitable[None]]) -> None:
+        """The store has lost what it had: what is in force is to outlive a restart again.
+        `caught_up` returns when the store has taken what was put until then."""
         for runner in self._runners.values():
-            task = asyncio.ensure_future(runner.store_replaced(keeper.caught_up))
+            task = asyncio.ensure_future(runner.store_replaced(caught_up))
             self._saving.add(task)
             task.add_done_callback(self._saving.discard)
 

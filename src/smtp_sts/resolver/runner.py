@@ -3,7 +3,9 @@
 Promises: for each domain one look at a time, however many ask; an answer is made from the state of
 the moment in which it is given, and comes within the answer timeout (law 6); a stranger's domains
 take his share of the places and no more; what breaks is counted, logged, and does not repeat at
-once (law 7); nothing is left running after `close`. Must not: decide anything (`life/` does).
+once (law 7); nothing is left running after `close`. Must not: decide anything (`life/` does), or go
+on with a `Domain` after waiting for something that does not make it busy: it may be forgotten by
+then, and another one remembered in its place.
 """
 
 from __future__ import annotations
@@ -79,8 +81,9 @@ class Runner:
         self.happens(domain, life, ev.Asked(now=self._around.clock()))
         return self._answer(domain, life, "cache")
 
-    async def decide(self, domain: Domain) -> Decision:
+    async def decide(self, name: str) -> Decision:
         """What applies now; after the answer timeout what is known by then."""
+        domain = self._around.memory.of(name)
         decision = self.known(domain)
         if decision is not None:
             return decision
@@ -101,7 +104,9 @@ class Runner:
             )
             idle = life.state.idle and not life.state.reading
             if decision is None and idle and not self.closing:
-                # Purged, or expired, in the very moment in which it was found: look once more.
+                # Purged, expired or forgotten in the very moment in which it was found: once more.
+                domain = self._around.memory.of(name)
+                life = self.life(domain)
                 self.happens(domain, life, ev.Asked(now=self._around.clock()))
                 decision = self._answer(domain, life, "network")
         if decision.fetched_at is not None and decision.fetched_at != life.fetched_at:
@@ -113,38 +118,46 @@ class Runner:
         life, around = self.life(domain), self._around
         return applies(domain.name, life.state, around.clock(), "cache", dane=around.dane())
 
-    async def refresh(self, domain: Domain) -> None:
-        """Fetch the policy anew, as the daily refresh does; returns when that is done."""
-        life = await self.read_kept(domain)
+    async def refresh(self, name: str) -> None:
+        """Fetch the policy of a domain anew, as the daily refresh does; returns when it is done."""
+        domain = await self.read_kept(name)
+        life = self.life(domain)
         self.happens(domain, life, ev.RefreshDue(now=self._around.clock()))
         await self.until_idle(life)
 
-    async def renew(self, domain: Domain) -> None:
-        """Fetch the policy at an operator's word; returns when that is done."""
-        life = await self.read_kept(domain)
-        await self.until_idle(life)
+    async def renew(self, name: str) -> Life:
+        """Fetch the policy of a domain at an operator's word; returns when that is done, with what
+        is known by then."""
+        await self.until_idle(self.life(await self.read_kept(name)))
+        domain = self._around.memory.of(name)
+        life = self.life(domain)
         self.happens(domain, life, ev.RenewalWanted(now=self._around.clock()))
         await self.until_idle(life)
-
-    async def read_kept(self, domain: Domain) -> Life:
-        """The life of a domain, once the store has been asked."""
-        life = self.life(domain)
-        if life.state.unread:
-            self.happens(domain, life, ev.UpkeepBegins(now=self._around.clock()))
-            while life.state.reading and life.tasks:
-                await asyncio.wait(life.tasks, return_when=asyncio.FIRST_COMPLETED)
         return life
 
-    async def purge(self, domain: Domain | None, name: str, before: float) -> bool:
+    async def read_kept(self, name: str) -> Domain:
+        """What is remembered of a domain, once the store has been asked."""
+        while True:
+            domain = self._around.memory.of(name)
+            life = self.life(domain)
+            if life.state.unread:
+                self.happens(domain, life, ev.UpkeepBegins(now=self._around.clock()))
+                while life.state.reading and life.tasks:
+                    await asyncio.wait(life.tasks, return_when=asyncio.FIRST_COMPLETED)
+            if self._around.memory.find(name) is domain:
+                return domain
+
+    async def purge(self, name: str, before: float) -> bool:
         """Forget what was learnt of a domain at a time or before; False where the store refuses."""
         self._purges += 1
-        self._forget(domain)
+        self._forget(name)
         lasting = await self.keeper.purge(key_of(self._table.dialect, name), before)
         self._purges += 1
-        self._forget(domain)  # what a query has read meanwhile
+        self._forget(name)  # what a query has read meanwhile
         return lasting
 
-    def _forget(self, domain: Domain | None) -> None:
+    def _forget(self, name: str) -> None:
+        domain = self._around.memory.find(name)
         if domain is None:
             return
         life = self.life(domain)
@@ -153,23 +166,24 @@ class Runner:
         life.tasks = ()
         self.happens(domain, life, ev.Purged(now=self._around.clock()))
 
-    async def learn(self, domain: Domain, stored: Stored) -> None:
+    async def learn(self, name: str, stored: Stored) -> None:
         """The store holds this policy now: another worker or daemon may have put it there."""
-        life, purges = self.life(domain), self._purges
-        held = life.state.cached
+        domain, purges = self._around.memory.find(name), self._purges
+        held = self.life(domain).state.cached if domain is not None else None
         if held is not None and held.fetched_at == stored.fetched_at and held.authenticated:
             return  # our own, most likely: not worth reading
         cached = await self.cached(stored)
         while purges != self._purges:  # perhaps what we were told is
             purges = self._purges
-            again = await self._kept(domain)
+            again = await self._kept(name)
             cached = await self.cached(again) if again is not None else None
-        if cached is not None:
-            self.happens(domain, life, ev.Shared(now=self._around.clock(), cached=cached))
+        domain = self._around.memory.find(name)
+        if cached is not None and domain is not None:  # else the next question reads the store
+            self.happens_to(domain, ev.Shared(now=self._around.clock(), cached=cached))
 
-    async def _kept(self, domain: Domain) -> Stored | None:
+    async def _kept(self, name: str) -> Stored | None:
         try:
-            return await self.keeper.get(self.key(domain))
+            return await self.keeper.get(key_of(self._table.dialect, name))
         except StoreError:
             return None
 
@@ -198,9 +212,10 @@ class Runner:
         when the store has taken one, so that no more than one waits in memory.
         """
         loop = asyncio.get_running_loop()
-        until = loop.time() + PORTION_SECONDS
+        until, purges = loop.time() + PORTION_SECONDS, self._purges
         for domain in list(self._around.memory):
-            self.happens_to(domain, ev.StoreReplaced(now=self.now()))
+            if self._around.memory.find(domain.name) is domain or purges == self._purges:
+                self.happens_to(domain, ev.StoreReplaced(now=self.now()))
             if loop.time() >= until:
                 await caught_up()
                 until = loop.time() + PORTION_SECONDS
@@ -305,7 +320,7 @@ class Runner:
             self._around.on_change(domain.name)
             return
         pool = self.pool_of(effect)
-        if pool is not None and not pool.take(share_key(domain.name)):
+        if self.closing or (pool is not None and not pool.take(share_key(domain.name))):
             refused = ev.Broke(now=self.now(), number=getattr(effect, "number", 0))
             self.happens(domain, life, refused)
             return
@@ -411,6 +426,7 @@ class _Errand:
 
     async def _follow(self, event: ev.Answer, mine: tuple[type[ev.Effect], ...]) -> None:
         runner = self._runner
+        # No task is made of a write: it is with the keeper already, and may outlast our end.
         saves: list[asyncio.Future[None]] = []
         later: list[ev.Effect] = []
         if isinstance(event, ev.PolicyFetched | ev.DraftSeen):

@@ -6,7 +6,7 @@ Must not: do anything itself.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from smtp_sts.config import PolicySection
@@ -21,8 +21,8 @@ class Keeping(Protocol):
     async def get(self, domain: str) -> Stored | None:
         """What is kept under a key. Raises StoreError where that is not known."""
 
-    async def put(self, stored: Stored) -> None:
-        """Keep a policy; returns when it lasts, or was refused."""
+    def put(self, stored: Stored) -> Awaitable[None]:
+        """Keep a policy, from this call on; what is returned ends when it lasts, or was refused."""
 
     def keep_again(self, policies: list[Stored]) -> None:
         """Keep policies with the next batch."""

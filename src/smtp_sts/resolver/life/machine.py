@@ -113,8 +113,10 @@ def _store_answered(
     if isinstance(event, ev.StoreRead):
         cached, kept = unexpired(state, event.now), event.cached
         state = replace(state, unread=False)
+        # What the store holds was there first: what was believed while it was away stays only where
+        # it might have taken its place (law 1).
         if kept is not None and (
-            cached is None or (event.now < kept.expires_at and table.replaces(kept, cached))
+            cached is None or (event.now < kept.expires_at and not table.replaces(cached, kept))
         ):
             state = replace(state, cached=kept, absent=NO_REASON, told=kept.policy)
         elif cached is not None:  # it was believed while the store was away
