@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from smtp_sts.reporting.declared import left_out
 from smtp_sts.reporting.outcome import Outcome, Trouble
 from smtp_sts.tlsrpt import AppliedPolicy
 from smtp_sts.tlsrpt.names import clean, domain_name, ip_address
@@ -119,13 +120,18 @@ def _policy(found: _Policy, domain: str) -> AppliedPolicy:
         policy_type=kind,
         # libtlsrpt before 0.5 leaves it out where it is the domain itself
         policy_domain=domain if given is None else domain_name(given) or domain,
-        policy_string=_lines(_first(found.policy_string)) if found.policy_string else (),
+        policy_string=_policy_lines(found.policy_string) if found.policy_string else (),
         mx_host=_hosts(_first(found.mx_host)) if found.mx_host else (),
     )
 
 
 def _first(texts: list[str]) -> tuple[str, ...]:
     return tuple(texts[:MAX_ENTRIES])
+
+
+def _policy_lines(texts: list[str]) -> tuple[str, ...]:
+    lines, more = _lines(_first(texts)), len(texts) - MAX_ENTRIES
+    return (*lines, left_out(more)) if more > 0 else lines
 
 
 def _remembered(read: _Reading) -> _Reading:

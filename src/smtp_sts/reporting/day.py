@@ -6,6 +6,9 @@ event loop (it blocks).
 
 from __future__ import annotations
 
+import msgspec
+
+from smtp_sts.reporting.declared import as_declared, domains_of
 from smtp_sts.reporting.honest import Checked, with_checks
 from smtp_sts.store.tallies import Tallies
 
@@ -17,6 +20,8 @@ def results_of(tallies: Tallies, day: int, domain: str, *, check_testing: bool) 
     mode stands as it is: nobody has looked.
     """
     results = tallies.results(day, domain)
-    if not check_testing:
-        return Checked(results)
-    return with_checks(results, tallies.checks.of(day, domain))
+    checked = Checked(results)
+    if check_testing:
+        checked = with_checks(results, tallies.checks.of(day, domain))
+    texts = tallies.policy_texts(domains_of(checked.results))
+    return msgspec.structs.replace(checked, results=as_declared(checked.results, texts))

@@ -8,6 +8,9 @@
   name is skipped by Postfix without a word to the collector (RFC 8461 section 4.1), so this failure
   is ours to count: one for each time that the domain is noted as in use, four times a day at most.
 
+* Domains in use whose policy could not be fetched anew while the cached one still applies: that is
+  a failure of its own, of the type of the fetch, as often.
+
 Promises: bounded work however many domains there are, what is beyond is counted; deliveries and
 what is counted never wait for it; trouble of a host or of the store is counted, and ends nothing.
 """
@@ -21,6 +24,8 @@ from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
+import msgspec
+
 from smtp_sts.policy.pattern import matches
 from smtp_sts.reporting.aggregate import DAY
 from smtp_sts.reporting.honest import is_testing
@@ -29,7 +34,7 @@ from smtp_sts.reporting.mx_check import LOOK_AGAIN, MAX_HOSTS, MxCheck, MxChecke
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.store.checks import Check
 from smtp_sts.store.tallies import Tally
-from smtp_sts.tlsrpt import Failure, PolicyResult
+from smtp_sts.tlsrpt import RESULTS, AppliedPolicy, Failure, PolicyResult
 from smtp_sts.tlsrpt.results import CHECKED, GENERAL_FAILURE, MX_MISMATCH
 
 #: Domains that are looked at at the same time, that wait for it, and that are remembered.
@@ -161,6 +166,9 @@ class UseLooks:
         if decision is None or decision.draft is not None:
             return
         day = int(time.time() // DAY)
+        if (failed := not_refreshed(domain, decision, day)) is not None:
+            self._counts["tls-own-failures"] += 1
+            await self._add([msgspec.structs.replace(failed, record=record)])
         tally = None
         if self._testing and decision.outcome == "testing":
             tally = unencrypted(domain, decision, await self._checker.check(domain), day)
@@ -185,6 +193,17 @@ def unencrypted(domain: str, decision: Decision, check: MxCheck, day: int) -> Ta
         for look in looks
     )  # fmt: skip
     return Tally(day, domain, "", PolicyResult(applied(domain, decision), 0, len(looks), failures))
+
+
+def not_refreshed(domain: str, decision: Decision, day: int) -> Tally | None:
+    """A failure where the policy in force could not be fetched anew: its owner is to hear of it
+    before it expires (RFC 8461 section 6), and who took it back (mode none) is not; else None."""
+    policy, fault = decision.policy, decision.refresh_fault
+    if policy is None or policy.mode == "none" or fault not in RESULTS:
+        return None
+    failure = Failure(fault, 1, failure_reason_code=CHECKED + decision.refresh_detail)
+    cached = AppliedPolicy("sts", decision.policy_domain, policy.lines(), policy.mx)
+    return Tally(day, domain, "", PolicyResult(cached, 0, 1, (failure,)))
 
 
 def outside(domain: str, decision: Decision | None, hosts: Sequence[str], day: int) -> Tally | None:

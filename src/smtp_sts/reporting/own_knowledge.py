@@ -15,6 +15,7 @@ from typing import Final
 
 import msgspec
 
+from smtp_sts.reporting.declared import declared_lines
 from smtp_sts.reporting.matching import applied
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.store.tallies import Tally
@@ -57,7 +58,11 @@ def as_known(tally: Tally, decision: Decision | None) -> Tally:
     seen = decision.reason == "dnssec-invalid" or _SEEN.match(decision.detail)
     fault = Failure(decision.reason, sessions, failure_reason_code=decision.detail if seen else "")
     moved = PolicyResult(
-        AppliedPolicy(policy_type, decision.policy_domain or tally.domain),
+        AppliedPolicy(
+            policy_type,
+            decision.policy_domain or tally.domain,
+            declared_lines(decision.declared),
+        ),
         0,
         sessions,
         # Section 4: failure types are non-exclusive; what else failed stays.

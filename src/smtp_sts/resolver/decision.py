@@ -94,6 +94,11 @@ class Decision(msgspec.Struct, frozen=True):
     level: str = ""
     #: where the policy is one of the first draft
     draft: Draft | None = None
+    #: of a policy that is not valid, the beginning of what was served (RFC 8460 section 4.5)
+    declared: str = ""
+    #: why the policy in force could not be fetched anew, "" where it could: a code and words
+    refresh_fault: str = ""
+    refresh_detail: str = ""
 
     @property
     def dialect(self) -> Dialect:

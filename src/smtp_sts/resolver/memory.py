@@ -169,7 +169,9 @@ def _policy(state: State) -> int:
     if isinstance(policy, DraftRecord):
         return _RECORD * len(policy.text)
     mx = policy.mx if isinstance(policy, Policy) else ()
-    return sum(map(len, mx)) + _STRING * len(mx) + len(state.absent.sentence)
+    reasons = (state.absent, state.fetch_failure)
+    words = sum(len(reason.sentence) + len(reason.declared) for reason in reasons)
+    return sum(map(len, mx)) + _STRING * len(mx) + words
 
 
 def _texts(steps: Iterable[Step]) -> int:

@@ -31,6 +31,8 @@ from smtp_sts.resolver.reach import Reach
 
 #: MX host patterns of a policy that its step tells of.
 _SHOWN: Final = 20
+#: Bytes of a policy that is not valid which are kept for reports, in memory.
+MAX_DECLARED: Final = 1_024
 
 Clock = Callable[[], float]
 
@@ -90,7 +92,8 @@ async def fetch(
     try:
         policy = await aside(len(fetched.body), lambda: Policy.parse(fetched.body))
     except PolicyError as error:
-        reason = Reason("sts-policy-invalid", error.slug, str(error))
+        declared = _beginning(fetched.body)
+        reason = Reason("sts-policy-invalid", error.slug, str(error), declared)
         steps = (*steps, Step("policy", False, str(error)))
         return ev.FetchFailed(now=clock(), number=number, reason=reason, steps=steps)
     return ev.PolicyFetched(
@@ -99,7 +102,15 @@ async def fetch(
         policy=policy,
         spread=random.random(),
         steps=(*steps, _policy_step(policy)),
+        text="" if fetched.body == policy.render() else fetched.body.decode(),
     )
+
+
+def _beginning(body: bytes) -> str:
+    """Of a policy that is not valid, so much as is told of it."""
+    text = body[:MAX_DECLARED].decode("utf-8", "replace")
+    more = len(body) - MAX_DECLARED
+    return f"{text}\n(cut: {more:,} bytes more)" if more > 0 else text
 
 
 def _policy_step(policy: Policy) -> Step:

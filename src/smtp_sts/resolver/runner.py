@@ -433,7 +433,7 @@ class _Errand:
             self._life.fetched_at = event.now
         for effect in runner.step(self._domain, self._life, event):
             if isinstance(effect, ev.Save):
-                stored = to_store(self._domain.name, effect.cached)
+                stored = to_store(self._domain.name, effect.cached, effect.text)
                 saves.append(asyncio.ensure_future(runner.keeper.put(stored)))
             elif self._effect is None and isinstance(effect, mine):
                 self._effect = effect

@@ -49,10 +49,10 @@ def domain_of(key: str) -> str:
     return key.removeprefix(PREFIX)
 
 
-def to_store(domain: str, cached: Cached) -> Stored:
-    """A policy as it is kept."""
+def to_store(domain: str, cached: Cached, text: str = "") -> Stored:
+    """A policy as it is kept; `text` is what was served, "" where that is not known any more."""
     if isinstance(cached.policy, Policy):
-        key, body = domain, cached.policy.render().decode()
+        key, body = domain, text or cached.policy.render().decode()
     else:
         key = draft_record_name(domain)
         kept = _Draft(record_of(cached).text, cached.authenticated, cached.met)

@@ -32,6 +32,7 @@ from sqlalchemy import (
 from smtp_sts.store import StoreError, _path_of, checks, clock_watch, is_shared
 from smtp_sts.store.checks import Checks, metadata
 from smtp_sts.store.database import Database, Name, open_database
+from smtp_sts.store.declared import texts_of
 from smtp_sts.store.past import DAY, Watch, past
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
@@ -150,6 +151,10 @@ class Tallies:
     def place(self) -> str:
         """Where the counts are, for people."""
         return self._database.place
+
+    def policy_texts(self, domains: Sequence[str]) -> dict[str, str]:
+        """What the store keeps of these domains' policies, as they served it. Raises StoreError."""
+        return texts_of(self._database, domains)
 
     def add(
         self,

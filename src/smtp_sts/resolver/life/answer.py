@@ -32,6 +32,11 @@ def applies(
     until = min(cached.expires_at, max(state.next_check, now + SHORTLY))
     if decision.reason == "never-validated" and state.work is not None:
         until = 0.0  # not at all before the first check of the MX hosts has ended
+    if state.failures and decision.draft is None:
+        fault = state.fetch_failure
+        return msgspec.structs.replace(
+            decision, valid_until=until, refresh_fault=fault.code, refresh_detail=fault.detail
+        )
     return msgspec.structs.replace(decision, valid_until=until)
 
 
@@ -76,6 +81,7 @@ def _none(
         source=source,
         valid_until=until,
         steps=steps,
+        declared=reason.declared,
     )
 
 

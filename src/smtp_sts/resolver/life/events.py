@@ -100,11 +100,13 @@ class TurnCame(Answer, frozen=True):
 
 
 class PolicyFetched(Answer, frozen=True):
-    """A valid policy came over authenticated HTTPS. `spread` (0 to 1) places its refresh."""
+    """A valid policy came over authenticated HTTPS. `spread` (0 to 1) places its refresh; `text`
+    is what was served, "" where that is `policy` rendered."""
 
     policy: Policy
     spread: float
     steps: tuple[Step, ...] = ()
+    text: str = ""
 
 
 class FetchFailed(Answer, frozen=True):
@@ -208,9 +210,12 @@ class CheckMx(Errand, frozen=True):
 
 
 class Save(Effect, frozen=True):
-    """Put a policy into the store; who waits for an answer waits for that too, for a moment."""
+    """Put a policy into the store; who waits for an answer waits for that too, for a moment.
+
+    `text` is what was served, which only the store keeps; "" where that is the policy rendered."""
 
     cached: Cached
+    text: str = ""
 
 
 class SaveAgain(Effect, frozen=True):

@@ -94,7 +94,7 @@ def _policy_fetched(state: State, event: ev.PolicyFetched, settings: PolicySecti
         used_at=max(state.used_at, before.used_at if before is not None else 0.0) or now,
     )
     effects: list[ev.Effect] = [ev.Count("refresh-good")] if look.refresh else []
-    effects += [ev.Count("policies-fetched"), ev.Save(cached)]
+    effects += [ev.Count("policies-fetched"), ev.Save(cached, event.text)]
     if state.told != policy:
         effects.append(ev.Tell("policy", cached=cached))
     state = replace(

@@ -29,11 +29,12 @@ from smtp_sts.resolver.decision import Step
 
 class Reason(msgspec.Struct, frozen=True, gc=False):
     """Why something is so: `code` is a slug of `decision.REASONS` or `net.failure`, `cause` a finer
-    slug, `sentence` is for people."""
+    slug, `sentence` is for people. `declared` is the beginning of a policy that is not valid."""
 
     code: str
     cause: str = ""
     sentence: str = ""
+    declared: str = ""
 
     @property
     def detail(self) -> str:
