@@ -80,8 +80,9 @@ class Stage:
         return self.world.policy_hosts.handshakes[policy_host(self._at(at))]
 
     def crowd(self, count: int) -> list[str]:
-        """The domains of mallory's crowd."""
-        return [f"n{number}.{self.domain}" for number in range(count)]
+        """The domains of mallory's crowd: each an organisation's, and none of them bob's."""
+        label = self.domain.partition(".")[0]
+        return [f"n{number}-{label}.example" for number in range(count)]
 
     def delegate(self, scenario: Scenario) -> None:
         """Make the zones of the scenario's names."""
@@ -133,8 +134,9 @@ class Stage:
             for name in self.crowd(step.count):
                 await self.world.publish(name, hosts=[f"mx.{self.domain}"])
                 self.world.policy_hosts.pages[policy_host(name)] = Page(manner="silence")
-                if step.costly:
-                    self.world.names.put(policy_host(name), "A", self.world.place.costly)
+                place = self.world.place
+                at = place.costly if step.costly else place.silent
+                self.world.names.put(policy_host(name), "A", at)
         else:
             raise TypeError(f"{step} changes nothing in the world")
         await self.world.names.settle()

@@ -55,8 +55,10 @@ class Place:
     web: tuple[str, ...]
     #: an address where nobody listens
     closed: str
-    #: that of policy hosts that make whoever connects compute
+    #: those of mallory's policy hosts, in a network of their own: who makes others compute
     costly: str
+    #: and who never answers
+    silent: str
     dns_port: int = 0
     https_port: int = 0
     smtp_port: int = 0
@@ -65,11 +67,19 @@ class Place:
 
 
 #: On a machine's own loopback, beside whatever else runs there.
-LOOPBACK: Final = Place("127.0", ("127.0.0.1",), "127.0.0.9", "127.0.0.8")
+LOOPBACK: Final = Place("127.0", ("127.0.0.1",), "127.0.0.9", "127.0.66.8", "127.0.66.9")
 #: In network namespaces of its own (`apart.py`): any daemon can play, on the ports that it knows.
 #: The addresses are the Internet's, so that nobody takes them for private ones.
 APART: Final = Place(
-    "45.45", ("45.45.0.1", "127.0.0.1"), "45.45.0.9", "45.45.0.8", 53, 443, 25, 587
+    "45.45",
+    ("45.45.0.1", "127.0.0.1"),
+    "45.45.0.9",
+    "45.45.66.8",
+    "45.45.66.9",
+    53,
+    443,
+    25,
+    587,
 )
 
 
@@ -111,7 +121,7 @@ class World:
             await self.names.start(port=self.place.dns_port)
             self.policy_hosts = PolicyHosts(self.authority, self.place.https_port)
             stack.push_async_callback(self.policy_hosts.close)
-            await self.policy_hosts.start(*self.place.web)
+            await self.policy_hosts.start(*self.place.web, self.place.silent)
             loop = asyncio.get_running_loop()
             costly = await loop.create_server(CostlyHost, self.place.costly, self.https_port)
             stack.callback(costly.close)
