@@ -55,6 +55,7 @@ def test_a_session_that_carried_mail(word: str) -> None:
             tls=word.lower(),  # type: ignore[arg-type]
             mx_host="mx.bob.example",
             mx_ip="192.0.2.2",
+            mx_port=25,
         )
     ]
 

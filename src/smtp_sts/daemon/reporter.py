@@ -33,6 +33,7 @@ from smtp_sts.mta.tally import Tally as Counts
 from smtp_sts.net.dns import Dns
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.reporting.aggregate import DAY, Aggregate
+from smtp_sts.reporting.belonging import Whose
 from smtp_sts.reporting.deliver import keep_delivering
 from smtp_sts.reporting.exim_log import EximLog
 from smtp_sts.reporting.follow import FollowedFile, FollowedJournal
@@ -40,6 +41,7 @@ from smtp_sts.reporting.handover import LENGTH, Ask, Portion, framed, portions
 from smtp_sts.reporting.lines import Clock
 from smtp_sts.reporting.log_lines import LogLines
 from smtp_sts.reporting.matching import judged
+from smtp_sts.reporting.mx_names import MxOf
 from smtp_sts.reporting.outcome import Outcome
 from smtp_sts.reporting.own_knowledge import as_known, may_be_known
 from smtp_sts.reporting.postfix_log import PostfixLog
@@ -205,6 +207,7 @@ class Known:
 
     def __init__(self, owners: Owners, dns: Dns, counts: Counter[str]) -> None:
         self._owners = owners
+        self._mx = MxOf(dns)
         self._dns = dns
         self._counts = counts
         self._decisions: Remembered[Decision | None] = Remembered()
@@ -229,6 +232,10 @@ class Known:
                 return found
         self._counts["tls-unmatched"] += 1
         return None
+
+    async def whose(self, outcome: Outcome, decision: Decision | None) -> Whose:
+        """Whether a session of a log was one with the recipient's domain, or with a relay."""
+        return await self._mx.whose(outcome, decision)
 
     async def failed(self, domain: str) -> None:
         """Tell the workers that mail under a policy of the first draft met with a failure: they
@@ -582,6 +589,10 @@ class Logs:
         # A policy of the first draft asks for its reports itself.
         if record is None and (decision is None or decision.draft is None):
             self._counts["tls-no-record"] += 1
+            return None
+        whose = await self._known.whose(outcome, decision)
+        if whose != "theirs":  # RFC 8460 section 1.1: a relay's, and no word of it to others
+            self._counts[f"tls-log-{'relayed' if whose == 'relayed' else 'mx-unknown'}"] += 1
             return None
         self._counts["tls-outcomes-log"] += 1
         found = judged(outcome, decision)

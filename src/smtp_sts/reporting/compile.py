@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from smtp_sts.reporting.privacy import public_address, public_name, public_text
 from smtp_sts.tlsrpt import (
     MAX_REPORT,
     AppliedPolicy,
@@ -28,7 +29,7 @@ from smtp_sts.tlsrpt import (
     split,
 )
 from smtp_sts.tlsrpt.bounds import MAX_TEXT
-from smtp_sts.tlsrpt.names import clean, domain_name, ip_address, mail_address
+from smtp_sts.tlsrpt.names import clean, domain_name, mail_address
 from smtp_sts.tlsrpt.report import MAX_COUNT
 from smtp_sts.tlsrpt.results import GENERAL_FAILURE, POLICY_TYPES, RESULTS
 
@@ -165,15 +166,15 @@ def _pattern(host: str) -> str:
 def _fit_failure(failure: Failure) -> Failure:
     """The failure without count, and without what cannot stand in a report."""
     known = failure.result_type in RESULTS
-    reason = clean(failure.failure_reason_code, MAX_TEXT)
+    reason = public_text(clean(failure.failure_reason_code, MAX_TEXT))
     return Failure(
         failure.result_type if known else GENERAL_FAILURE,
         0,
-        ip_address(failure.sending_mta_ip),
-        domain_name(failure.receiving_mx_hostname),
-        clean(failure.receiving_mx_helo, MAX_TEXT),
-        ip_address(failure.receiving_ip),
-        clean(failure.additional_information, MAX_TEXT),
+        public_address(failure.sending_mta_ip),
+        public_name(failure.receiving_mx_hostname),
+        public_text(clean(failure.receiving_mx_helo, MAX_TEXT)),
+        public_address(failure.receiving_ip),
+        public_text(clean(failure.additional_information, MAX_TEXT)),
         # Section 4.3.3: a general failure has a reason beside it
         reason if known or reason else clean(failure.result_type, MAX_TEXT),
     )

@@ -27,6 +27,7 @@ from typing import BinaryIO, Final, Literal, cast
 import msgspec
 
 from smtp_sts.reporting.aggregate import DAY, Aggregate
+from smtp_sts.reporting.belonging import within
 from smtp_sts.reporting.envelopes import EXIM, SYSLOG, bare, programs
 from smtp_sts.reporting.exim_log import EximLog
 from smtp_sts.reporting.lines import Clock, Lines
@@ -114,6 +115,8 @@ class Summary(msgspec.Struct):
     unfinished: int = 0
     unattributed: int = 0
     lost_datagrams: int = 0
+    #: sessions with relays of ours: at inner addresses, or at another port than 25
+    relayed: int = 0
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -208,6 +211,7 @@ class _Reading:
         #: UTC days seen -> whether their sessions are counted
         self._counted: dict[int, bool] = {}
         self._left_out: Counter[int] = Counter()
+        self._relayed = 0
         self._days: dict[int, DayCount] = {}
         self._domains: dict[int, set[str]] = {}
         self.sessions = 0
@@ -256,6 +260,7 @@ class _Reading:
         self._aggregate = Aggregate()
         self._counted.clear()
         self._left_out.clear()
+        self._relayed = 0
         self._before = self._counters()
         self._before_lines, self._before_too_long = self.lines.lines, self.lines.too_long
 
@@ -263,6 +268,9 @@ class _Reading:
         return {name: getattr(self._log, name, 0) for name in _COUNTERS}
 
     def _take(self, outcome: Outcome) -> None:
+        if within(outcome):
+            self._relayed += 1
+            return
         day = int(outcome.at // DAY)
         counted = self._counted.get(day)
         if counted is None:
@@ -373,6 +381,7 @@ class _Reading:
             summary.known_at = self._known.at
         summary.refused, summary.folded = self._aggregate.refused, self._aggregate.folded
         summary.too_long = self.lines.too_long - self._before_too_long
+        summary.relayed = self._relayed
         summary.cut = self.lines.unended
         for name, value in self._counters().items():
             setattr(summary, name, value - self._before[name])

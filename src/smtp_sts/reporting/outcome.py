@@ -41,8 +41,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     that record's text, "" where the source does not know it. `policy` is None where the source
     knows none: it is then to be matched with what the MTA was told. `troubles` is empty where the
     session failed for a reason that the source could not tell. `tls` is what a log says of the
-    certificate, "" where the source gave its verdict on the policy itself; `mx_host` and `mx_ip`
-    are of the MX host, as far as known.
+    certificate, "" where the source gave its verdict on the policy itself; `mx_host`, `mx_ip` and
+    `mx_port` are of the MX host, as far as known.
     """
 
     at: float
@@ -55,3 +55,5 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     tls: Certificate = ""
     mx_host: str = ""
     mx_ip: str = ""
+    #: 0 where the source does not tell
+    mx_port: int = 0

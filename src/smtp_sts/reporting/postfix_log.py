@@ -54,7 +54,7 @@ _RECIPIENT: Final = re.compile(
     rb"([0-9A-Za-z]+): to=<" + LOCAL_PART + rb"@(" + DOMAIN + rb")>, "
     rb"(?:orig_to=<" + LOCAL_PART + rb"?(?:@" + DOMAIN + rb")?>, )?"
     rb"(?:(?!relay=)" + _FIELD + rb")*"
-    rb"relay=(?:none|" + _HOST + rb":[0-9]{1,5}|[^\s,>]{1,255}), "
+    rb"relay=(?:none|" + _HOST + rb":([0-9]{1,5})|[^\s,>]{1,255}), "
     rb"((?:" + _FIELD + rb")*)status=([A-Za-z]+) \((.*)\)"
 )
 _DELAYS: Final = re.compile(rb"delays=[0-9.]+/[0-9.]+/([0-9.]+)/([0-9.]+), ")
@@ -92,12 +92,14 @@ _LOSS: Final = b"Could not report TLS handshake result to tlsrpt library"
 
 
 class _Session:
-    __slots__ = ("at", "domain", "evidence", "host", "ip", "reason", "result", "success", "tls")
+    __slots__ = ("at", "domain", "evidence", "host", "ip", "port", "reason", "result", "success",
+                 "tls")  # fmt: skip
 
     def __init__(self, at: float, host: str, ip: str) -> None:
         self.at = at
         self.host = host
         self.ip = ip
+        self.port = 0
         self.tls: Certificate = ""
         self.result = ""
         self.reason = ""
@@ -363,11 +365,11 @@ class PostfixLog:
     def _recipient(self, head: re.Match[bytes], text: bytes) -> None:
         found = _RECIPIENT.fullmatch(text)
         # An older Postfix does not quote local parts: one that holds ">, relay=" could tell tales.
-        if found is None or b">, relay=" in found[7] or b">, orig_to=" in found[7]:
+        if found is None or b">, relay=" in found[8] or b">, orig_to=" in found[8]:
             self.unclear += 1
             self._drop(head)
             return
-        queue_id, domain, host, ip, fields, status, reason = found.groups()
+        queue_id, domain, host, ip, port, fields, status, reason = found.groups()
         process = self._process(head)
         delivery = (queue_id, domain)
         again, process.delivery = process.delivery == delivery, delivery
@@ -391,13 +393,14 @@ class PostfixLog:
             return
         name = log_domain(domain)
         for session in sessions:
+            session.port = int(port or 0)
             self._emit(process.instance, session, name)
 
     def _features(
         self, head: re.Match[bytes], process: _Process, found: re.Match[bytes], *, again: bool
     ) -> None:
         """What a delivery says of its session by itself, where nothing was said before."""
-        tls = _TLS.search(found[5])
+        tls = _TLS.search(found[6])
         if tls is None:
             return
         self._told(process.instance)
@@ -410,7 +413,7 @@ class PostfixLog:
                 session.result = "starttls-not-supported"
             elif session is not None:
                 session.result, session.reason = GENERAL_FAILURE, _clean(tls[0].strip(b" ,"))
-        elif found[6] in _TAKEN and b"none" not in (level, downgrade):
+        elif found[7] in _TAKEN and b"none" not in (level, downgrade):
             session = self._session(head, found[3], found[4])
             if session is not None:
                 session.success = True
@@ -468,6 +471,7 @@ class PostfixLog:
             tls=session.tls,
             mx_host=session.host,
             mx_ip=session.ip,
+            mx_port=session.port,
         )
         if instance.told:
             self.outcomes += 1

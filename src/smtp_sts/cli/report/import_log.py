@@ -28,6 +28,7 @@ _NOTES: Final = {
     "silent": "deliveries and failures of which the log does not tell whether there was TLS: not "
     "counted; is smtp_tls_loglevel = 1 in main.cf?",
     "reused": "messages over sessions that are counted already",
+    "relayed": "sessions with relays of yours: not counted, they are not the recipients' affair",
     "own": "lines of our own reports: never counted",
     "not_understood": "lines in no form that is known",
     "unclear": "lines about deliveries that cannot be read for certain",
