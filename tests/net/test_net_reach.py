@@ -370,3 +370,38 @@ def test_law_6_one_silent_network_takes_no_more_than_its_share_of_the_connection
                 silent.close()
 
     run(scene())
+
+
+def test_law_6_one_stranger_in_a_network_leaves_its_others_their_share(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names of one owner, whose policy hosts never say a word, at the provider where bob's is."""
+    monkeypatch.setattr(https, "CONNECTIONS", 100)
+
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            domains = [f"s{n}.eve.example" for n in range(20)]
+            for domain in domains:
+                await world.publish(domain)
+                world.policy_hosts.pages[f"mta-sts.{domain}"] = Page(manner="silence")
+            dns = Dns([world.names.address])
+            context = tls_context(str(world.ca_file))
+            waiting = [
+                asyncio.ensure_future(
+                    fetch_policy(
+                        domain, dns=dns, context=context, port=world.https_port, allow_private=True
+                    )
+                )
+                for domain in domains
+            ]
+            try:
+                await asyncio.sleep(0.3)
+                async with asyncio.timeout(1):
+                    assert (await fetch(world)).body == BODY
+            finally:
+                for one in waiting:
+                    one.cancel()
+                await asyncio.gather(*waiting, return_exceptions=True)
+
+    run(scene())

@@ -26,11 +26,12 @@ from smtp_sts.net.dnswire import AAAA, A
 from smtp_sts.net.exchange import Exchange, connect, first_of, more_telling, usable
 from smtp_sts.net.failure import NetFailure
 from smtp_sts.net.handshakes import stranger
-from smtp_sts.net.places import of_process
+from smtp_sts.net.places import fair_share, of_process
 from smtp_sts.policy import MAX_SIZE, policy_host
 
 PATH: Final = "/.well-known/mta-sts.txt"
-#: Connections for policies at the same time; one network of addresses gets its share.
+#: Connections for policies at the same time; one network of addresses gets its share, and of that
+#: one organisation his.
 CONNECTIONS: Final = 1000
 #: How long a fetch waits for a place among those of its network (seconds).
 PLACE_SECONDS: Final = 5.0
@@ -192,10 +193,19 @@ async def _get(
     host: str, target: str, address: str, port: int, context: ssl.SSLContext, seconds: float
 ) -> Fetched:
     where = f"{host} at {address}"
-    places, network = of_process("policy fetches", CONNECTIONS), stranger(host, address)[0]
+    network, organisation = stranger(host, address)
+    places = of_process("policy fetches", CONNECTIONS)
+    # Where many have their policy hosts in one network, at a provider, one gets his share of it.
+    within = of_process("policy fetches in a network", CONNECTIONS**2, fair_share(places.share))
+    whose = f"{network} {organisation}"
     try:
         async with asyncio.timeout(PLACE_SECONDS):
-            await places.wait(network)
+            await within.wait(whose)
+            try:
+                await places.wait(network)
+            except BaseException:
+                within.release(whose)
+                raise
     except TimeoutError:
         raise NetFailure(
             "tcp-timeout", f"{where}: {places.share} connections to its network are busy"
@@ -215,6 +225,7 @@ async def _get(
             transport.abort()
     finally:
         places.release(network)
+        within.release(whose)
 
 
 def _summary(certificate: Mapping[str, Any] | None) -> dict[str, object]:

@@ -136,10 +136,10 @@ class Places:
 _of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Places]] = WeakKeyDictionary()
 
 
-def of_process(what: str, total: int) -> Places:
-    """The one pool for something in the running event loop, whoever asks; made with `total`."""
+def of_process(what: str, total: int, share: int | None = None) -> Places:
+    """The one pool for something in the running event loop, whoever asks; made as `Places` is."""
     pools = _of_loop.setdefault(asyncio.get_running_loop(), {})
     found = pools.get(what)
     if found is None:
-        found = pools[what] = Places(total)
+        found = pools[what] = Places(total, share)
     return found
