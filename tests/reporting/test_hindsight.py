@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
+from smtp_sts.policy import Policy
 from smtp_sts.reporting.hindsight import Hindsight
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
 from smtp_sts.store import Stored
@@ -53,6 +55,19 @@ def test_the_policy_that_applied(outcome: Outcome, policy: AppliedPolicy) -> Non
     found = Hindsight([_stored()])(outcome)
     assert found.policy == policy
     assert (found.failed, found.troubles) == (outcome.failed, outcome.troubles)
+
+
+def test_the_longest_policy_that_a_domain_can_have_is_reported() -> None:
+    """As it is kept it is longer than as it was served: each pattern has its key before it."""
+    served = "version: STSv1\nmode: enforce\nmax_age: 604800\n" + "".join(
+        f"mx:{n}.b.example\n" for n in range(3_600)
+    )
+    assert 60_000 < len(served) < 65_536
+    policy = Policy.parse(served.encode())
+    body = policy.render().decode()
+    assert len(body) > 65_536
+    found = Hindsight([msgspec.structs.replace(_stored(), body=body)])(_outcome("verified"))
+    assert found.policy == AppliedPolicy("sts", "bob.example", policy.lines(), policy.mx)
 
 
 @pytest.mark.parametrize("body", ["mode: none", "draft"])

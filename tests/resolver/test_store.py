@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from smtp_sts.store import EXPIRED_SECONDS, Stored, StoreError, open_store, repair
+from smtp_sts.store.sqlite import SqliteStore
 
 from ..store.old import fill
 
@@ -78,8 +79,9 @@ def test_a_file_that_is_no_store_is_set_aside(tmp_path: Path) -> None:
 
 def test_a_store_on_a_full_disk_says_so(tmp_path: Path) -> None:
     store = open_store(f"sqlite:///{tmp_path / 's.db'}")
-    with store._begin() as connection:  # a full disk as SQLite sees one
-        connection.exec_driver_sql("PRAGMA max_page_count=10")
+    assert isinstance(store, SqliteStore)
+    with store._direct() as connection:  # a full disk as SQLite sees one
+        connection.execute("PRAGMA max_page_count=10")
     with pytest.raises(StoreError, match="free space"):
         store.put([stored(f"d{n}.example") for n in range(5000)])
     assert store.count() == 0
@@ -97,7 +99,7 @@ def test_a_write_waits_for_that_of_another_worker_and_no_longer(
     store.put([stored("a.example")])
     timer.join()
     other.execute("BEGIN IMMEDIATE")
-    monkeypatch.setattr("smtp_sts.store.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("smtp_sts.store.sqlite.BUSY_SECONDS", 0.05)
     with pytest.raises(StoreError, match="locked"):
         store.put([stored("b.example")])
     other.close()

@@ -333,12 +333,12 @@ def test_a_store_of_another_kind_is_refused_without_its_password(url: str) -> No
 
 
 def test_law_1_a_database_on_the_network_must_prove_who_it_is() -> None:
-    from smtp_sts.store.postgresql import _parameters
+    from smtp_sts.store.postgresql_server import parameters_of
 
-    assert _parameters("postgresql://db.example/x")["sslmode"] == "verify-full"
-    assert "sslmode" not in _parameters("postgresql:///x?host=/run/postgresql")
-    assert "sslmode" not in _parameters("postgresql://127.0.0.1/x")
-    assert _parameters("postgresql://db.example/x?sslmode=require")["sslmode"] == "require"
+    assert parameters_of("postgresql://db.example/x")["sslmode"] == "verify-full"
+    assert "sslmode" not in parameters_of("postgresql:///x?host=/run/postgresql")
+    assert "sslmode" not in parameters_of("postgresql://127.0.0.1/x")
+    assert parameters_of("postgresql://db.example/x?sslmode=require")["sslmode"] == "require"
 
 
 def test_a_missing_driver_is_told_with_the_command_that_installs_it(
@@ -351,8 +351,8 @@ def test_a_missing_driver_is_told_with_the_command_that_installs_it(
             raise ImportError(name)
         return real(name, *arguments, **more)
 
-    monkeypatch.delitem(sys.modules, "smtp_sts.store.postgresql", raising=False)
-    monkeypatch.delattr("smtp_sts.store.postgresql", raising=False)
+    monkeypatch.delitem(sys.modules, "smtp_sts.store.postgresql_server", raising=False)
+    monkeypatch.delattr("smtp_sts.store.postgresql_server", raising=False)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(StoreError, match=r"pip install 'smtp-sts\[postgresql\]'"):
         check("postgresql://db/x")

@@ -267,14 +267,11 @@ def _or_store(rows: Iterator[T], otherwise: Any) -> Iterator[T]:
 
 
 def _kept(config: Config) -> Iterator[Stored]:
-    from smtp_sts.daemon.control import PAGE
-    from smtp_sts.store import open_to_read
+    from smtp_sts.store import open_to_read, pages
 
     store = open_to_read(config.store.url)
-    behind = ""
-    while page := store.page(behind, PAGE):
+    for page in pages(store.page):
         yield from page
-        behind = page[-1].domain
     store.close()
 
 

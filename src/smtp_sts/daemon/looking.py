@@ -9,7 +9,8 @@ import asyncio
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Final, Protocol
+from functools import partial
+from typing import Protocol
 
 from smtp_sts.config import Config, log_sources
 from smtp_sts.policy.pattern import is_host_name
@@ -17,12 +18,9 @@ from smtp_sts.reporting.looks import TestingLooks, UseLooks
 from smtp_sts.reporting.mx_check import MxChecker
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.resolver.reach import Reach
-from smtp_sts.store import Stored, StoreError, open_to_read
+from smtp_sts.store import Stored, StoreError, open_to_read, pages
 from smtp_sts.store.checks import Check
 from smtp_sts.store.tallies import Tally
-
-#: Policies that are read at a time.
-_PAGE: Final = 1000
 
 
 class Keeper(Protocol):
@@ -82,25 +80,21 @@ class Looking:
 
     async def _in_use(self, since: float) -> AsyncIterator[str]:
         """The domains whose policy was noted as in use since, read piece by piece."""
-        after = ""
-        while True:
-            try:
-                page = await asyncio.to_thread(_page, self._url, after)
-            except StoreError:
-                self._counts["tls-store-errors"] += 1
-                return
-            for stored in page:
-                if stored.used_at > since:
-                    yield stored.domain
-            if len(page) < _PAGE:
-                return
-            after = page[-1].domain
+        reading = pages(partial(_page, self._url))
+        try:
+            while page := await asyncio.to_thread(next, reading, None):
+                for stored in page:
+                    if stored.used_at > since:
+                        yield stored.domain
+        except StoreError:
+            self._counts["tls-store-errors"] += 1
 
 
-def _page(url: str, after: str) -> list[Stored]:
+def _page(url: str, after: str, limit: int) -> list[Stored]:
+    """A page; the store is open only while it is read, for looks take their time between."""
     store = open_to_read(url)
     try:
-        return store.page(after, _PAGE)
+        return store.page(after, limit)
     finally:
         store.close()
 

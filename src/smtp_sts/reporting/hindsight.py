@@ -15,8 +15,9 @@ from typing import Final
 
 import msgspec
 
-from smtp_sts.policy import Policy, PolicyError
+from smtp_sts.policy import Policy
 from smtp_sts.reporting.outcome import Outcome
+from smtp_sts.resolver.stored import from_store
 from smtp_sts.store import Stored
 from smtp_sts.tlsrpt import AppliedPolicy
 
@@ -53,15 +54,11 @@ class Hindsight:
             return self._known[domain]
         stored = self._stored.get(domain)
         found = None
-        if stored is not None:
-            try:
-                policy = Policy.parse(stored.body.encode())
-            except PolicyError:  # one of the first draft: it has no reports of this form
-                pass
-            else:
-                if policy.mode != "none":
-                    applied = AppliedPolicy("sts", domain, policy.lines(), policy.mx)
-                    since = stored.fetched_at - policy.max_age
-                    found = (since, stored.expires_at, applied)
+        cached = from_store(stored) if stored is not None else None
+        policy = cached.policy if cached is not None else None
+        # One of the first draft has no reports of this form.
+        if cached is not None and isinstance(policy, Policy) and policy.mode != "none":
+            applied = AppliedPolicy("sts", domain, policy.lines(), policy.mx)
+            found = (cached.fetched_at - policy.max_age, cached.expires_at, applied)
         self._known[domain] = found
         return found

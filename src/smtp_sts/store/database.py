@@ -17,9 +17,12 @@ from sqlalchemy import Connection, Engine, MetaData, String, Table, inspect
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import SQLAlchemyError
 
-from smtp_sts.store import StoreError, _engine, _explain, _path_of, clock_watch, is_shared
+from smtp_sts.store import clock_watch
 from smtp_sts.store.clock_watch import Clock, Looked
+from smtp_sts.store.errors import StoreError
+from smtp_sts.store.opening import is_shared
 from smtp_sts.store.past import Watch
+from smtp_sts.store.sqlite_file import explain, make_engine, path_of
 
 #: A name whose order is that of its bytes, in every database.
 Name: Final = String(253).with_variant(postgresql.VARCHAR(253, collation="C"), "postgresql")
@@ -78,8 +81,8 @@ class Database:
             yield
         except SQLAlchemyError as error:
             if not self.shared:
-                raise StoreError(_explain(error, Path(self.place))) from error
-            from smtp_sts.store.postgresql import trouble
+                raise StoreError(explain(error, Path(self.place))) from error
+            from smtp_sts.store.postgresql_server import trouble
 
             raise trouble(error, self.place) from error
 
@@ -90,17 +93,17 @@ def open_database(url: str, metadata: MetaData, *, durable: bool = False) -> Dat
     `durable`: what was written survives a power cut too; else the last seconds of it may be lost.
     """
     if is_shared(url):
-        from smtp_sts.store.postgresql import make_engine, make_tables
+        from smtp_sts.store import postgresql_server
 
-        database = Database(*make_engine(url))
+        database = Database(*postgresql_server.make_engine(url))
         try:
-            make_tables(database.engine, metadata, database.place)
+            postgresql_server.make_tables(database.engine, metadata, database.place)
         except StoreError:
             database.close()
             raise
         return database
-    path = _path_of(url)
-    database = Database(_engine(path), str(path))
+    path = path_of(url)
+    database = Database(make_engine(path), str(path))
     try:
         with database.begin() as connection:
             if not durable:

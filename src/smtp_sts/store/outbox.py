@@ -213,7 +213,7 @@ class Outbox:
     def _clock(self, now: float) -> ColumnElement[float]:
         """The clock that claims end by."""
         if self._database.shared:
-            from smtp_sts.store.postgresql import NOW
+            from smtp_sts.store.postgresql_server import NOW
 
             return literal_column(NOW, Float)
         return literal(now, Float)

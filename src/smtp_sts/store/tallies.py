@@ -29,11 +29,14 @@ from sqlalchemy import (
     select,
 )
 
-from smtp_sts.store import StoreError, _path_of, checks, clock_watch, is_shared
+from smtp_sts.store import checks, clock_watch
 from smtp_sts.store.checks import Checks, metadata
 from smtp_sts.store.database import Database, Name, open_database
 from smtp_sts.store.declared import texts_of
+from smtp_sts.store.errors import StoreError
+from smtp_sts.store.opening import is_shared
 from smtp_sts.store.past import DAY, Watch, past
+from smtp_sts.store.sqlite_file import path_of
 from smtp_sts.tlsrpt import AppliedPolicy, Failure, PolicyResult
 
 _domains = Table(
@@ -410,8 +413,8 @@ class _Rows:
 
 def open_tallies_to_read(url: str) -> Tallies:
     """Open counts that are there; no store is made. Raises StoreError."""
-    if not is_shared(url) and not _path_of(url).exists():
-        raise StoreError(f"store {_path_of(url)}: there is none; see store.url")
+    if not is_shared(url) and not path_of(url).exists():
+        raise StoreError(f"store {path_of(url)}: there is none; see store.url")
     return open_tallies(url)
 
 

@@ -184,16 +184,14 @@ def _open(config: Config, dry_run: bool) -> Tallies | None:
 
 def _policies(config: Config) -> Iterator[Stored]:
     """What is kept of policies; nothing where there is no store yet."""
-    from smtp_sts.store import is_shared, open_store
+    from smtp_sts.store import is_shared, open_store, pages
 
     url = config.store.url
     if not is_shared(url) and not Path(url.removeprefix("sqlite:///")).exists():
         return
     store = open_store(url)
-    after = ""
-    while page := store.page(after, 5000):
+    for page in pages(store.page):
         yield from page
-        after = page[-1].domain
     store.close()
 
 
