@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from backports import zstd
 from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -236,7 +237,7 @@ def test_two_that_read_the_same_log_at_once_count_it_once(tallies: Tallies, tmp_
     other.close()
 
 
-@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
+@pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress, zstd.compress])
 def test_a_log_that_was_rotated_and_packed_is_the_same_log(
     tallies: Tallies, pack: Callable[[bytes], bytes]
 ) -> None:
@@ -248,11 +249,18 @@ def test_a_log_that_was_rotated_and_packed_is_the_same_log(
     assert _total(tallies) == (80, 20)
 
 
+def test_what_is_packed_in_another_way_is_said_to_be() -> None:
+    for start in (b"\x04\x22\x4d\x18", b"PK\x03\x04"):
+        with pytest.raises(LogError, match="smtp-sts report import-log -"):
+            unpacked(io.BufferedReader(io.BytesIO(start + b"x" * 100)))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstd.compress])
 def test_a_damaged_file_is_counted_up_to_the_damage_and_gone_on_with_when_it_is_whole(
-    tallies: Tallies,
+    tallies: Tallies, pack: Callable[[bytes], bytes]
 ) -> None:
     log = b"".join(_postfix(20_000))
-    packed = gzip.compress(log)
+    packed = pack(log)
     broken = io.BufferedReader(io.BytesIO(packed[: len(packed) // 2]))
     summary = import_log(unpacked(broken), tallies, Options(last=LAST, zone=UTC))
     assert summary.damage

@@ -17,6 +17,7 @@ import hashlib
 import lzma
 import re
 import socket
+import sys
 import time
 import zlib
 from collections import Counter
@@ -25,6 +26,11 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import BinaryIO, Final, Literal, cast
 
 import msgspec
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 from smtp_sts.reporting.aggregate import DAY, Aggregate
 from smtp_sts.reporting.belonging import within
@@ -49,8 +55,17 @@ _MAX_HOSTS: Final = 1000
 _MAX_HEAD: Final = 16 * 1024
 #: How a file of systemd's journal begins.
 _JOURNAL: Final = b"LPKSHHRH"
+_ZSTD: Final = b"\x28\xb5\x2f\xfd"
+#: How files begin that are packed in other ways, and what unpacks them.
+_PACKED: Final = {
+    b"\x04\x22\x4d\x18": "lz4 -dc FILE",
+    b"\x1f\x9d": "zcat FILE",
+    b"PK\x03\x04": "unzip -p FILE",
+    b"7z\xbc\xaf\x27\x1c": "7z x -so FILE",
+    b"LZIP": "lzip -dc FILE",
+}
 #: What damage and a file that ends too early look like.
-DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, OSError)
+DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstd.ZstdError, OSError)
 
 #: a program of Postfix's by its name in syslog; and Exim's
 _POSTFIX: Final = re.compile(rb"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){1,4}")
@@ -135,7 +150,10 @@ class Options(msgspec.Struct, frozen=True):
 
 
 def unpacked(file: BinaryIO) -> BinaryIO:
-    """The log inside gzip, bzip2 or xz, or the file itself; `file` can be peeked into."""
+    """The log inside gzip, bzip2, xz or zstd, or the file itself; `file` can be peeked into.
+
+    Raises LogError where it is packed in another way.
+    """
     start: bytes = file.peek(6)[:6]  # type: ignore[attr-defined]
     if start.startswith(b"\x1f\x8b"):
         return cast(BinaryIO, gzip.open(file))
@@ -143,6 +161,11 @@ def unpacked(file: BinaryIO) -> BinaryIO:
         return cast(BinaryIO, bz2.open(file))
     if start == b"\xfd7zXZ\x00":
         return cast(BinaryIO, lzma.open(file))
+    if start.startswith(_ZSTD):
+        return cast(BinaryIO, zstd.open(file))
+    for magic, program in _PACKED.items():
+        if start.startswith(magic):
+            raise LogError(f"packed: {program} | smtp-sts report import-log -")
     return file
 
 

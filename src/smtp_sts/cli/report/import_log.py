@@ -80,8 +80,8 @@ def import_log(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Count the TLS sessions in FILE, a log of Postfix or Exim, as it is or packed by gzip, bzip2
-    or xz; "-" for standard input.
+    """Count the TLS sessions in FILE, a log of Postfix or Exim, as it is or packed by gzip,
+    bzip2, xz or zstd, in whatever form (docs/tls-reports.md); "-" for standard input.
 
     A log is counted once, whatever its name: one that has grown, or was rotated, goes on where it
     was left, and so does one whose import was broken off. Days that the daemon of the same host
