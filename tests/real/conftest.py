@@ -12,6 +12,11 @@ from smtp_sts.lab.machine import CannotBuild, missing, root_file_systems
 from .cannot import cannot
 
 
+class _Roots(dict[str, Path]):
+    def __missing__(self, suite: str) -> Path:
+        cannot(f"no root file system of {suite} could be made")
+
+
 @pytest.fixture(scope="session")
 def roots() -> Callable[[str], dict[str, Path]]:
     """For an MTA ("" is Postfix): Debian suite -> root file system. Skips where none can be."""
@@ -21,7 +26,7 @@ def roots() -> Callable[[str], dict[str, Path]]:
 
     def of(mta: str) -> dict[str, Path]:
         try:
-            return root_file_systems(mta)
+            return _Roots(root_file_systems(mta))
         except CannotBuild as error:
             cannot(str(error))
 

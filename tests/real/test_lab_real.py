@@ -27,7 +27,7 @@ PLAYED = {name: ["delivery"] for name in MTAS} | {"postfix-3.10": ["delivery", "
 def test_the_scenarios_come_out_right_with_a_real_mail_server(
     roots: Callable[[str], dict[str, Path]], mta: str
 ) -> None:
-    roots(MTAS[mta].package)
+    assert roots(MTAS[mta].package)[MTAS[mta].suite]
     done = subprocess.run(
         [*COMMAND, "--mta", mta, "--json", *PLAYED[mta]],
         capture_output=True, text=True, timeout=170,
@@ -87,7 +87,7 @@ def _processes_with(text: str) -> list[str]:
 def test_a_mail_server_that_is_not_known_is_named() -> None:
     done = subprocess.run([*COMMAND, "--mta", "qmail"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "'qmail' is none of postfix-3.10, postfix-3.7, exim-4.98" in done.stderr
+    assert "'qmail' is none of postfix-3.11, postfix-3.10, postfix-3.7, exim-4.98" in done.stderr
 
 
 def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,9 @@
 """The report of a day by real mail servers and the running daemon: the counts are right.
 
-Postfix 3.10 tells by libtlsrpt, Postfix 3.7 and Exim by their logs. The same mail goes to good and
-bad receivers of enforced policies, of one in testing mode, and of none.
+Postfix 3.10 and later tell by libtlsrpt, any Postfix and Exim by their logs; 3.11 also by what its
+deliveries say of TLS alone, and Exim with all that it can log. The same mail goes to good and bad
+receivers of enforced policies, of one in testing mode, and of none; what is reported is what these
+receivers saw.
 """
 
 from __future__ import annotations
@@ -14,13 +16,18 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
+from smtp_sts.lab.mtas.base import SENDER, message
 from smtp_sts.lab.mtas.exim import SUITES as EXIM_SUITES
-from smtp_sts.lab.mtas.postfix import QUEUE, SUITES
+from smtp_sts.lab.mtas.postfix import QUEUE, SUITES, tells_tlsrpt
+from smtp_sts.reporting.lines import Clock
+from smtp_sts.reporting.outcome import Outcome
+from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.store import StoreError
 from smtp_sts.store.tallies import open_tallies_to_read
 
@@ -46,12 +53,33 @@ EXIM_EXPECTED: Final = {**EXPECTED, "expired.example": ("sts", "certificate-not-
 LACKS: Final = ("sending-mta-ip", "receiving-mx-helo")
 
 
+#: Versions, and what tells: datagrams, the log, or `tls=` in the log with nothing else on TLS.
+POSTFIXES: Final = (
+    *((version, "datagrams") for version in SUITES if tells_tlsrpt(version)),
+    ("3.7", "log"),
+    ("3.11", "log"),
+    ("3.11", "features"),
+)
+
+
 class Day:
-    """What was reported of each domain, and how often the mail server tried."""
+    """What was reported of each domain, how often the mail server tried, and how often the MX host
+    was connected to."""
 
     def __init__(self) -> None:
         self.reports: dict[str, dict[str, Any]] = {}
         self.attempts: Counter[str] = Counter()
+        self.seen: Counter[str] = Counter()
+        #: of a message by REQUIRETLS: Postfix's line, and what is counted
+        self.required: tuple[str, list[Outcome]] = ("", [])
+
+    def take(self, made: World, attempts: Counter[str]) -> None:
+        """All of a world, now that nothing more is tried."""
+        self.attempts = attempts
+        self.reports = _reported(made, attempts)
+        for domain in EXPECTED:
+            greetings = made.events_at(SITES[domain].mx, "EHLO")
+            self.seen[domain] = sum(not event["tls"] for event in greetings)
 
 
 def _collect(made: World, source: str) -> None:
@@ -129,41 +157,72 @@ def _tried(lines: Sequence[str], mark: str) -> Counter[str]:
     )
 
 
-@pytest.fixture(scope="module", params=sorted(SUITES, reverse=True), ids="postfix-{}".format)
+def _requiring_tls(made: postfix.Postfix) -> tuple[str, list[Outcome]]:
+    """RFC 8689, to a host that does not know it: the session is as it should be all the same."""
+    made.in_root("postconf", "-e", "smtp_requiretls_policy=enforce")
+    made.in_root("postfix", "reload")
+    recipient = "carol@wildcard.example"
+    submit = ("sendmail", "-O", "requiretls=yes", "-i", "-f", SENDER, recipient)
+    made.in_root(*submit, text=message(recipient))
+    line = made.outcome(recipient).line
+    counted: list[Outcome] = []
+    log = PostfixLog(counted.append, Clock(time.time(), UTC))
+    for each in made.maillog():
+        log.line(each.encode())
+    return line, [outcome for outcome in counted if outcome.domain == "wildcard.example"]
+
+
+@pytest.fixture(scope="module", params=POSTFIXES, ids=lambda kind: f"postfix-{'-'.join(kind)}")
 def by_postfix(
     request: pytest.FixtureRequest, roots: Callable[[str], dict[str, Path]]
 ) -> Iterator[tuple[str, Day]]:
+    version, source = request.param
     day = Day()
-    with postfix.world(request.param, roots("")) as made:
-        if made.version == "3.10":
+    with postfix.world(version, roots("")) as made:
+        if source == "datagrams":
             made.in_root("postconf", "-e", "smtp_tlsrpt_enable=yes")
             made.in_root("postconf", "-e", "smtp_tlsrpt_socket_name=smtp-sts/tlsrpt.sock")
             made.in_root("postfix", "reload")
             _collect(made, f'socket = "{made.root / QUEUE}/smtp-sts/tlsrpt.sock"\n'
                            'socket_mode = "0666"')  # fmt: skip
         else:
+            if source == "features":  # as it is where nobody has configured anything
+                made.in_root("postconf", "-X", "smtp_tls_loglevel", "smtp_tls_security_level")
+                made.in_root("postconf", "-e", "compatibility_level=3.11")
+                made.in_root("postfix", "reload")
             log = made.root / "var/log/maillog"
             _collect(made, f'log = "postfix:{log}"')
         for recipient in [made.send(domain) for domain in EXPECTED]:
             made.outcome(recipient)
+        if source == "features":
+            day.required = _requiring_tls(made)
         made.in_root("postfix", "abort", check=False)
-        day.attempts = _tried(made.maillog(), "@{}>, relay=mx.")
-        day.reports = _reported(made, day.attempts)
-    yield request.param, day
+        lines = made.maillog()
+        established = any(" TLS connection established " in line for line in lines)
+        assert established is (source != "features")
+        assert source == "datagrams" or version == "3.7" or any(", tls=may, " in x for x in lines)
+        day.take(made, _tried(lines, "@{}>, relay=mx."))
+    yield source, day
 
 
-@pytest.fixture(scope="module")
-def by_exim(roots: Callable[[str], dict[str, Path]]) -> Iterator[Day]:
+@pytest.fixture(scope="module", params=["", "+all"], ids="exim{}".format)
+def by_exim(
+    request: pytest.FixtureRequest, roots: Callable[[str], dict[str, Path]]
+) -> Iterator[Day]:
     day = Day()
     version = max(EXIM_SUITES)
     with exim.world(version, roots("exim")) as made:
+        if request.param:
+            macros = made.root / "etc/exim4/conf.d/main/000_localmacros"
+            macros.write_text(f"MAIN_LOG_SELECTOR = {request.param}\n")
+            made.in_root("update-exim4.conf")
         log = made.root / "var/log/exim4/mainlog"
         made.attempt("plain.example")  # there is a log now
         _collect(made, f'log = "exim:{log}"')
         for domain in EXPECTED:
             made.attempt(domain)
-        day.attempts = Counter(dict.fromkeys(EXPECTED, 1))
-        day.reports = _reported(made, day.attempts)
+        assert any(" DT=" in line for line in made.mainlog()) is bool(request.param)
+        day.take(made, Counter(dict.fromkeys(EXPECTED, 1)))
     yield day
 
 
@@ -180,6 +239,8 @@ def _check(domain: str, day: Day, expected: dict[str, tuple[str, str]]) -> dict[
     good, bad = _counts(report)
     attempts = day.attempts[domain]
     assert attempts > 0
+    if SITES[domain].mode != "testing":  # there we connect ourselves, too
+        assert day.seen[domain] in (attempts, attempts + 1)
     # a session may have been under way when the mail server was ended
     assert bad in (attempts, attempts + 1) if result else (good, bad) == (attempts, 0), policy
     assert (good if result else bad) == 0, policy
@@ -195,18 +256,27 @@ def _check(domain: str, day: Day, expected: dict[str, tuple[str, str]]) -> dict[
 def test_the_report_of_the_day_has_the_right_counts(
     by_postfix: tuple[str, Day], domain: str
 ) -> None:
-    version, day = by_postfix
+    source, day = by_postfix
     detail = _check(domain, day, EXPECTED)
     if not detail:
         return
     assert detail["receiving-mx-hostname"] == SITES[domain].mx
     assert detail["receiving-ip"].startswith("192.0.2.")
-    if version == "3.10":
+    if source != "log":
         # at `may` Postfix calls this a success: our own look knows better
         told = detail.get("failure-reason-code", "").startswith("sender-check: ")
         assert told is (SITES[domain].mode == "testing"), detail
-    else:
+    if source != "datagrams" and SITES[domain].mode != "testing":
         assert not set(LACKS) & set(detail), detail
+
+
+def test_a_host_without_requiretls_has_failed_no_policy(by_postfix: tuple[str, Day]) -> None:
+    source, day = by_postfix
+    if source != "features":
+        return
+    line, counted = day.required
+    assert "/!requiretls:none, " in line
+    assert not any(outcome.failed for outcome in counted), line
 
 
 @pytest.mark.parametrize("domain", EXPECTED)

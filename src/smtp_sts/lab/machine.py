@@ -26,7 +26,12 @@ from typing import IO, Final
 PACKAGES: Final = {
     "bookworm": "postfix,ca-certificates",
     "trixie": "postfix,ca-certificates,libtlsrpt0",
+    "sid": "postfix,ca-certificates,libtlsrpt0",
 }
+#: What changes every day: of Postfix 3.11 and whatever comes after it.
+NEWEST: Final = "sid"
+#: The suites that other MTAs are taken from.
+OTHER_SUITES: Final = ("bookworm", "trixie")
 #: MTAs that take Postfix's place in a copy of such a root, and their packages.
 OTHER_MTAS: Final = {
     "exim": ("exim4-daemon-light",),
@@ -150,28 +155,33 @@ def root_file_systems(mta: str = "") -> dict[str, Path]:
     """Suite -> cached root file system with Postfix, or with another MTA (of `OTHER_MTAS`).
 
     Those that are missing are made, side by side. Raises CannotBuild where that fails (no network,
-    no space).
+    no space); where it fails for sid alone, which changes every day, sid is left out.
     """
     home = cache()
     home.mkdir(parents=True, exist_ok=True)
-    bases = {suite: home / f"rootfs-{suite}" for suite in PACKAGES}
-    roots = {suite: home / f"rootfs-{suite}-{mta}" for suite in PACKAGES} if mta else bases
+    bases = {suite: home / f"rootfs-{suite}" for suite in (OTHER_SUITES if mta else PACKAGES)}
+    roots = {suite: home / f"rootfs-{suite}-{mta}" for suite in bases} if mta else bases
     with (home / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with ThreadPoolExecutor(max_workers=len(roots)) as builders:
-            jobs = [
-                builders.submit(_build, base, partial(_debootstrap, suite))
+            jobs = {
+                suite: builders.submit(_build, base, partial(_debootstrap, suite))
                 for suite, base in bases.items()
                 if not base.exists() and not roots[suite].exists()
-            ]
-            for job in jobs:
-                job.result()
-            jobs = [
+            }
+            for suite, job in jobs.items():
+                try:
+                    job.result()
+                except CannotBuild:
+                    if suite != NEWEST:
+                        raise
+                    del roots[suite]
+            others = [
                 builders.submit(_build, root, partial(_replace_mta, bases[suite], mta))
                 for suite, root in roots.items()
                 if not root.exists()
             ]
-            for job in jobs:
+            for job in others:
                 job.result()
     return roots
 

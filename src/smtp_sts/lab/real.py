@@ -212,7 +212,7 @@ MTAS: Final = {
         for version, suite in reversed(sendmail.SUITES.items())
     },
 }
-DEFAULT: Final = next(iter(MTAS))
+DEFAULT: Final = "postfix-3.10"
 
 
 class RealSender:

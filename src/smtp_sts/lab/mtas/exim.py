@@ -100,7 +100,7 @@ class Exim(Root):
         """The last attempt logged for a recipient; None where there is none."""
         lines = self.mainlog()
         for number, line in reversed(list(enumerate(lines))):
-            mark = re.search(r"^\S+ \S+ (\S+) (=>|->|==|\*\*) (\S+) ", line)
+            mark = re.search(r"^\S+ \S+ (?:\[\d+\] )?(\S+) (=>|->|==|\*\*) (\S+) ", line)
             if mark and mark[3] == recipient:
                 status = {"=>": "sent", "->": "sent", "==": "deferred", "**": "failed"}[mark[2]]
                 before = [b for b in lines[:number] if f" {mark[1]} " in b]

@@ -12,7 +12,10 @@ from typing import Final
 
 from smtp_sts.lab.mtas.base import NAME, SENDER, Root, Seen, message
 
-SUITES: Final = {"3.7": "bookworm", "3.10": "trixie"}
+#: "3.11" is sid's: that, or what came after it
+SUITES: Final = {"3.7": "bookworm", "3.10": "trixie", "3.11": "sid"}
+#: before Debian built it with libtlsrpt
+_OLD: Final = "3.7"
 QUEUE: Final = "var/spool/postfix"
 _LEVEL: Final = re.compile(r": (\w+) TLS connection established to ")
 
@@ -27,9 +30,14 @@ class Outcome:
     tls: str
 
 
+def tells_tlsrpt(version: str) -> bool:
+    """Whether a version sends datagrams of what came of its sessions."""
+    return version != _OLD
+
+
 def profile(version: str) -> str:
     """The reply profile for a version, with smtp_dns_support_level = dnssec."""
-    return "postfix-dane-tlsrpt" if version == "3.10" else "postfix-dane"
+    return "postfix-dane-tlsrpt" if tells_tlsrpt(version) else "postfix-dane"
 
 
 class Postfix(Root):
@@ -72,7 +80,7 @@ class Postfix(Root):
     def running(self) -> Iterator[None]:
         """Started, and ended at the end. RuntimeError where it does not start."""
         # Fills the chroot (resolv.conf, services). Before 3.10 the service manager's unit calls it.
-        if self.version == "3.7":
+        if self.version == _OLD:
             self.in_root("/usr/lib/postfix/configure-instance.sh", "-")
         try:
             self.in_root("postfix", "start")
