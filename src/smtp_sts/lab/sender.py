@@ -234,10 +234,12 @@ class Sender:
             policy = replace(policy, secure=True)
         elif policy.dane == "dane-only":
             raise _Refused("has no usable TLSA records")
+        # RFC 7672 section 2.2: TLS is a must where there are records, though none is usable
+        encrypted = policy.secure or bool(records)
         addresses = (await self._look_up(host, "A")).texts
         if not addresses:
             raise _Refused("has no address")
-        for attempt_tls in (True,) if policy.secure else (True, False):
+        for attempt_tls in (True,) if encrypted else (True, False):
             session = _Session()
             try:
                 async with asyncio.timeout(_STEP):
@@ -253,6 +255,8 @@ class Sender:
                             await session.secure(self._verifying, host)
                             _check_name(session.certificate_names(), names)
                         tls = "verified"
+                    elif encrypted and not session.starttls:
+                        raise _Refused("TLS is required, but was not offered")
                     elif attempt_tls and session.starttls:
                         await session.secure(self._trusting, host)
                         tls = "unverified"
@@ -263,7 +267,7 @@ class Sender:
             except ssl.SSLCertVerificationError as error:
                 raise _Refused(f"certificate not trusted: {error.verify_message}") from error
             except ssl.SSLError as error:
-                if policy.secure or not attempt_tls:
+                if encrypted or not attempt_tls:
                     raise _Refused(f"TLS failed: {error.reason}") from error
             except (OSError, EOFError, ValueError) as error:
                 raise _Refused(f"lost: {error or type(error).__name__}") from error

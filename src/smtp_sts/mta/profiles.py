@@ -70,13 +70,18 @@ def postfix(decision: Decision) -> str:
 
 
 def postfix_dane(decision: Decision) -> str:
-    """A Postfix with smtp_dns_support_level = dnssec: `dane-only` for DANE besides."""
+    """A Postfix with smtp_dns_support_level = dnssec: `dane-only` for DANE besides; `dane` where
+    only some MX hosts have TLSA records, or none that is usable, and no policy is enforced."""
     if decision.level:
         return f"OK {decision.level}"
     if decision.outcome == "dane":  # RFC 7672: Postfix validates the TLSA records itself
         return "OK dane-only"
     if decision.outcome == "temporary-failure":
         return f"TEMP the DANE state of {decision.policy_domain} cannot be determined"
+    if decision.tlsa:
+        # RFC 7672 section 2.2: at this level Postfix does right by each MX host: by its TLSA
+        # records, with `encrypt` where none of them is usable, and with `may` where it has none.
+        return "OK dane"
     if decision.outcome != "enforce" or decision.policy is None:
         return NOT_FOUND
     return secure(decision.policy, _POSTFIX_LIST)
@@ -95,7 +100,7 @@ def postfix_tlsrpt(decision: Decision) -> str:
 def postfix_dane_tlsrpt(decision: Decision) -> str:
     """Both: Postfix 3.10 and later, with smtp_dns_support_level = dnssec."""
     policy = decision.policy
-    if policy is None or not _told_whole(decision):
+    if policy is None or decision.tlsa or not _told_whole(decision):
         return postfix_dane(decision)
     level = secure(policy, _POSTFIX_LIST) if decision.outcome == "enforce" else "OK may"
     reply = f"{level} {_attributes(decision)}"

@@ -94,6 +94,8 @@ class Decision(msgspec.Struct, frozen=True):
     level: str = ""
     #: where the policy is one of the first draft
     draft: Draft | None = None
+    #: some MX hosts have TLSA records and others none that is usable; never beside enforced STS
+    tlsa: bool = False
     #: of a policy that is not valid, the beginning of what was served (RFC 8460 section 4.5)
     declared: str = ""
     #: why the policy in force could not be fetched anew, "" where it could: a code and words
@@ -128,7 +130,7 @@ def without_dane(decision: Decision) -> Decision:
     enforce nothing is asked for, and TLSA records that cannot be had keep no mail waiting.
     """
     if decision.outcome not in ("dane", "temporary-failure"):
-        return decision
+        return msgspec.structs.replace(decision, tlsa=False) if decision.tlsa else decision
     policy = decision.policy
     outcome: Outcome = "testing"  # one of the first draft that cannot be enforced by STS alone
     if policy is None:

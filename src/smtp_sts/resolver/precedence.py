@@ -58,13 +58,15 @@ class Known(msgspec.Struct, frozen=True, gc=False):
     """What is kept of a `DaneState`, until a time (seconds since the epoch).
 
     `whole` tells that every MX host has usable TLSA records, not just all that could be looked at.
-    `steps` is empty where the verdict says it all, as for most domains.
+    `some`: at least one has secure TLSA records, usable or not. `steps` is empty where the verdict
+    says it all, as for most domains.
     """
 
     verdict: Verdict
     until: float
     whole: bool = False
     steps: tuple[Step, ...] = ()
+    some: bool = False
 
 
 def known(state: DaneState, until: float) -> Known:
@@ -74,7 +76,8 @@ def known(state: DaneState, until: float) -> Known:
     whole = len(state.mx) <= len(state.hosts) and all(
         host.state in ("usable", "absent") for host in state.hosts
     )
-    return Known(state.verdict, until, whole, told(state))
+    some = any(host.state in ("usable", "unusable") for host in state.hosts)
+    return Known(state.verdict, until, whole, told(state), some)
 
 
 def renewed(before: Known | None, found: Known) -> Known:
@@ -157,7 +160,10 @@ def weigh(sts: Decision, dane: Known | None, until: float) -> Decision:
         return msgspec.structs.replace(
             sts, outcome="temporary-failure", reason="dnssec-invalid", detail=detail, steps=steps
         )
-    return msgspec.structs.replace(sts, steps=steps)
+    # RFC 7672 section 2.2: the hosts that have TLSA records are authenticated by those, and where
+    # none is usable TLS is a must all the same; an enforced policy covers all of them.
+    tlsa = dane.some and not protects(sts)
+    return msgspec.structs.replace(sts, steps=steps, tlsa=tlsa)
 
 
 def of_dialects(sts: Decision, draft: Decision) -> Decision:
