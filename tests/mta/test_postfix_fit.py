@@ -6,7 +6,7 @@ import pytest
 
 from smtp_sts.config import TcpAddress, UnixAddress
 from smtp_sts.daemon.postconf import parse
-from smtp_sts.mta.postfix_fit import asks_by, misfits
+from smtp_sts.mta.postfix_fit import asks_by, counts_reports, misfits
 
 HERE = (TcpAddress("127.0.0.1", 8461), UnixAddress("/var/spool/postfix/smtp-sts/socketmap"))
 #: Debian 13's, as it comes.
@@ -89,3 +89,28 @@ def test_postconf_is_read() -> None:
     assert parse("mail_version = 3.10.13\nsmtp_tls_policy_maps = \nsmtp_tls_CAfile =\n") == {
         "mail_version": "3.10.13", "smtp_tls_policy_maps": "", "smtp_tls_CAfile": "",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({}, False),  # no Postfix, or one that tells nothing
+        ({"smtp_tlsrpt_enable": "no"}, False),
+        ({"smtp_tlsrpt_enable": "yes"}, True),
+        ({"sender_dependent_default_transport_maps": ""}, True),
+        ({"sender_dependent_default_transport_maps": "inline:{ { x@a.example = tls-reports: } }"},
+         True),
+        ({"sender_dependent_default_transport_maps": "inline:{ { r@a.example = tls-reports: } }"},
+         False),
+        # what it holds is not known
+        ({"sender_dependent_default_transport_maps": "hash:/etc/postfix/sender_transport"}, False),
+    ],
+)  # fmt: skip
+def test_report_mail_without_a_transport_of_its_own_is_told(
+    settings: dict[str, str], warned: bool
+) -> None:
+    if settings and "smtp_tlsrpt_enable" not in settings:
+        settings = {"smtp_tlsrpt_enable": "yes", **settings}
+    told = counts_reports(settings, "r@a.example")
+    assert bool(told) == warned
+    assert all("r@a.example has no transport of its own" in sentence for sentence in told)

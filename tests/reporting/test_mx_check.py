@@ -18,7 +18,7 @@ from smtp_sts.net.https import tls_context
 from smtp_sts.net.smtp import MxLook
 from smtp_sts.policy import Policy
 from smtp_sts.reporting import mx_check
-from smtp_sts.reporting.looks import TestingLooks, UseLooks, seen
+from smtp_sts.reporting.looks import MAX_BACK, TestingLooks, UseLooks, seen
 from smtp_sts.reporting.mx_check import MxChecker
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.store.checks import Check
@@ -303,3 +303,50 @@ def test_a_silent_host_costs_a_domain_no_more_than_its_time(
             server.close()
 
     run(scene())
+
+
+def test_a_reload_goes_through_no_use_a_second_time() -> None:
+    """Who begins anew goes on where the last one ended, which the store knows."""
+
+    async def scene() -> None:
+        asked: list[float] = []
+        kept = {"at": 0.0}
+        written = asyncio.Event()
+
+        class Kept:
+            async def read(self) -> float:
+                return kept["at"]
+
+            async def write(self, at: float) -> None:
+                kept["at"] = at
+                written.set()
+
+        async def in_use(since: float) -> AsyncIterator[str]:
+            asked.append(since)
+            nobody: tuple[str, ...] = ()
+            for domain in nobody:
+                yield domain
+
+        async def nothing(_: Any) -> None:
+            return None
+
+        async def one_daemon() -> None:
+            counts: Counter[str] = Counter()
+            looks = UseLooks(None, in_use, nothing, nothing, nothing, counts)  # type: ignore[arg-type]
+            task = asyncio.create_task(looks.run(Kept()))
+            await written.wait()
+            written.clear()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        began = time.time()
+        await one_daemon()
+        await one_daemon()  # after a reload
+        first, second = asked
+        assert began - 3601 < first <= time.time() - 3600
+        assert began <= second <= time.time()
+        kept["at"] = 1.0  # long ago
+        await one_daemon()
+        assert time.time() - asked[2] < MAX_BACK + 5
+
+    asyncio.run(scene())

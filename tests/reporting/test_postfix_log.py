@@ -301,6 +301,18 @@ def test_our_own_reports_are_left_out() -> None:
     assert (taken, log.own) == ([], 1)
 
 
+def test_a_forged_sender_keeps_nothing_but_its_own_mail_out_of_reports() -> None:
+    """A stranger's mail in our contact's name, through a forwarding of ours (docs/
+    tls-reports-delivery.md): that session is left out, and the next of the same host is not."""
+    own = "Nov 25 03:53:46 alice postfix/qmgr[9]: 4Xyz01: from=<tlsrpt@a.example>, size=5, nrcpt=1"
+    other = SENT.replace("4Xyz01", "4Xyz02")
+    assert other != SENT
+    log, taken = _read(
+        own, TLS.format("Verified"), SENT, TLS.format("Verified"), other, own=("tlsrpt@a.example",)
+    )
+    assert (len(taken), log.own) == (1, 1)
+
+
 def test_lost_datagrams_are_read_from_the_log() -> None:
     log, _ = _read(
         "warning: Could not report TLS handshake result to tlsrpt library: "

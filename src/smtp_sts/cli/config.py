@@ -87,6 +87,8 @@ def _check_reports(config: Config) -> None:
     import asyncio
 
     from smtp_sts.config import ConfigError
+    from smtp_sts.daemon import postconf
+    from smtp_sts.mta.postfix_fit import counts_reports
     from smtp_sts.reporting.dkim import record_faults
     from smtp_sts.reporting.settings import read_settings, warnings
     from smtp_sts.resolver.reach import reach_of
@@ -101,6 +103,8 @@ def _check_reports(config: Config) -> None:
         sys.exit(2)
     click.echo(f"TLS reports:   from {settings.sender.contact}, mail by {config.tls_reports.mail}")
     faults = warnings(config, settings)
+    if config.tls_reports.socket:
+        faults += counts_reports(asyncio.run(postconf.read()), settings.sender.contact)
     if settings.signer is not None:
         found = asyncio.run(record_faults(settings.signer, reach_of(config).dns))
         click.echo(f"DKIM key:      {settings.signer.record_name}{'' if found else ', published'}")

@@ -10,7 +10,7 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 from smtp_sts.config import Config, log_sources
 from smtp_sts.policy.pattern import is_host_name
@@ -22,12 +22,18 @@ from smtp_sts.store import Stored, StoreError, open_to_read, pages
 from smtp_sts.store.checks import Check
 from smtp_sts.store.tallies import Tally
 
+#: By which name the store knows how far the domains in use were gone through.
+_READER: Final = "own-looks"
+
 
 class Keeper(Protocol):
     """Who has it written."""
 
     async def add(self, batch: Sequence[Tally], marks: dict[str, str]) -> None:
         """What is to be counted."""
+
+    async def mark(self, reader: str) -> str:
+        """How far a reader has come, "" where it was never here."""
 
     async def keep(self, day: int, domain: str, checks: Sequence[Check]) -> None:
         """What was seen."""
@@ -46,6 +52,7 @@ class Looking:
         counts: Counter[str],
     ) -> None:
         self._url = config.store.url
+        self._mark = _Mark(keeper)
         self._counts = counts
         section, network = config.tls_reports, config.network
 
@@ -76,7 +83,10 @@ class Looking:
 
     async def run(self) -> None:
         """For as long as we live."""
-        await asyncio.gather(*(looks.run() for looks in (self._testing, self._use) if looks))
+        running = [self._use.run(self._mark)]
+        if self._testing is not None:
+            running.append(self._testing.run())
+        await asyncio.gather(*running)
 
     async def _in_use(self, since: float) -> AsyncIterator[str]:
         """The domains whose policy was noted as in use since, read piece by piece."""
@@ -88,6 +98,25 @@ class Looking:
                         yield stored.domain
         except StoreError:
             self._counts["tls-store-errors"] += 1
+
+
+class _Mark:
+    """Where the domains in use were last gone through: in the store, for all daemons that use it,
+    so that neither a reload nor a fleet counts a use twice."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    async def read(self) -> float:
+        """Seconds since the epoch; 0.0 where it never was, or somebody else wrote it."""
+        try:
+            return float(await self._keeper.mark(_READER))
+        except ValueError:
+            return 0.0
+
+    async def write(self, at: float) -> None:
+        """Note it."""
+        await self._keeper.add((), {_READER: f"{at:.3f}"})
 
 
 def _page(url: str, after: str, limit: int) -> list[Stored]:

@@ -17,8 +17,9 @@ from smtp_sts.mta.profiles import WITHOUT_DANE, profile_name
 
 #: What has to be known of main.cf, by the names that Postfix gives it.
 SETTINGS: Final = (
-    "mail_version", "queue_directory", "smtp_dns_support_level", "smtp_host_lookup",
-    "smtp_tls_CAfile", "smtp_tls_CApath", "smtp_tls_policy_maps", "smtp_tls_security_level",
+    "mail_version", "queue_directory", "sender_dependent_default_transport_maps",
+    "smtp_dns_support_level", "smtp_host_lookup", "smtp_tls_CAfile", "smtp_tls_CApath",
+    "smtp_tls_policy_maps", "smtp_tls_security_level", "smtp_tlsrpt_enable",
     "tls_append_default_CA",
 )  # fmt: skip
 _MAP: Final = re.compile(r"socketmap:(inet|unix):([^\s,{}]+):([^\s,:{}]+)")
@@ -92,6 +93,25 @@ def misfits(settings: Mapping[str, str], listening: Iterable[Address], *, dane: 
             "mail to every domain with a policy waits"
         )
     return told
+
+
+def counts_reports(settings: Mapping[str, str], contact: str) -> list[str]:
+    """What makes Postfix tell of the sessions in which TLS reports themselves are sent, in
+    sentences (RFC 8460 section 3: they SHOULD NOT be in the next report).
+
+    Only lists that stand in main.cf itself can be looked into; other tables are taken on trust.
+    """
+    if settings.get("smtp_tlsrpt_enable") != "yes":
+        return []
+    maps = settings.get("sender_dependent_default_transport_maps", "")
+    tables = re.findall(r"\b([a-z]+):[{/A-Za-z]", maps)
+    if contact in maps or any(table != "inline" for table in tables):
+        return []
+    return [
+        f"mail from {contact} has no transport of its own (main.cf, "
+        "sender_dependent_default_transport_maps): Postfix tells of the sessions of report mail, "
+        "and they make more reports; docs/tls-reports-delivery.md has the lines"
+    ]
 
 
 def _version(text: str) -> tuple[int, ...]:

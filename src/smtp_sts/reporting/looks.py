@@ -22,7 +22,7 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -43,6 +43,8 @@ MAX_WAITING: Final = 10_000
 REMEMBERED: Final = 100_000
 #: How often the domains in use are gone through, seconds.
 USE_SECONDS: Final = 3600.0
+#: Of uses longer ago nothing is made up for, where we did not run (seconds).
+MAX_BACK: Final = 6 * 3600.0
 #: The result type of RFC 8460 section 4.3.1.
 NO_STARTTLS: Final = "starttls-not-supported"
 
@@ -113,6 +115,16 @@ def seen(check: MxCheck) -> list[Check]:
     ]
 
 
+class Mark(Protocol):
+    """Up to when (seconds since the epoch) the domains in use were gone through."""
+
+    async def read(self) -> float:
+        """0.0 where they never were."""
+
+    async def write(self, at: float) -> None:
+        """Note it."""
+
+
 class UseLooks:
     """Looks at the domains in use for what no mail server tells."""
 
@@ -140,13 +152,13 @@ class UseLooks:
         self._testing = testing
         self._names = names
 
-    async def run(self, wait: float = USE_SECONDS) -> None:
-        """For as long as we live, every `wait` seconds."""
-        since = time.time() - wait
+    async def run(self, mark: Mark, wait: float = USE_SECONDS) -> None:
+        """For as long as we live, every `wait` seconds; `mark` lasts over restarts and reloads."""
         while True:
             started = time.time()
-            await self.once(since)
-            since = started
+            before = await mark.read() or started - wait
+            await self.once(min(started, max(before, started - MAX_BACK)))
+            await mark.write(started)
             await asyncio.sleep(wait)
 
     async def once(self, since: float) -> None:

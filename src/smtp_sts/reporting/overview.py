@@ -18,12 +18,15 @@ from smtp_sts.reporting.day import results_of
 from smtp_sts.reporting.draft00 import compile_draft_reports
 from smtp_sts.store.outbox import DeliveryState, DeliveryStatus, Outbox, ReportStatus
 from smtp_sts.store.tallies import Tallies, Total
-from smtp_sts.tlsrpt import unpack
+from smtp_sts.tlsrpt import PolicyResult, unpack
 
 #: Days before today whose reports are looked at.
 DAYS: Final = 7
 #: Domains with the most failures that are named.
 MAX_WORST: Final = 20
+#: Domains in testing mode whose sessions of a day are held against our looks; those beyond count as
+#: the mail server has it.
+MAX_TESTING: Final = 500
 #: Of a list, entries that are kept.
 MAX_ENTRIES: Final = 1000
 
@@ -102,8 +105,17 @@ class Overview(msgspec.Struct, frozen=True):
     counts: dict[str, int]
 
 
-def overview(tallies: Tallies, outbox: Outbox, now: float, domain: str = "") -> Overview:
-    """What there is, of all domains or one. Raises StoreError."""
+def overview(
+    tallies: Tallies,
+    outbox: Outbox,
+    now: float,
+    domain: str = "",
+    *,
+    check_testing: bool = True,
+) -> Overview:
+    """What there is, of all domains or one, as reports would have it: with `check_testing` sessions
+    in testing mode are held against our own looks (`day.results_of`). Raises StoreError."""
+    counts = _Counts(tallies, check_testing=check_testing)
     today = int(now // DAY)
     reports = [r for r in outbox.reports(today - DAYS) if domain in ("", r.domain)]
     deliveries = [d for d in outbox.deliveries(today - DAYS, now=now) if domain in ("", d.domain)]
@@ -114,8 +126,8 @@ def overview(tallies: Tallies, outbox: Outbox, now: float, domain: str = "") -> 
     return Overview(
         at=now,
         store=tallies.place,
-        today=_collected(tallies, today, domain),
-        days=_days(tallies, reports, deliveries, domain),
+        today=_collected(counts, today, domain),
+        days=_days(counts, reports, deliveries, domain),
         waiting=waiting[:MAX_ENTRIES],
         delivered=delivered[:MAX_ENTRIES],
         failed=failed[:MAX_ENTRIES],
@@ -171,45 +183,85 @@ def date_of(day: int) -> str:
     return f"{datetime.fromtimestamp(day * DAY, UTC):%Y-%m-%d}"
 
 
-def _collected(tallies: Tallies, day: int, domain: str) -> Collected:
+class _Counts:
+    """The counts of days as reports would have them."""
+
+    def __init__(self, tallies: Tallies, *, check_testing: bool) -> None:
+        self.tallies = tallies
+        self._check_testing = check_testing
+        self._totals: dict[int, Total] | None = None
+
+    def results(self, day: int, domain: str) -> list[PolicyResult]:
+        """Of one domain."""
+        return results_of(self.tallies, day, domain, check_testing=self._check_testing).results
+
+    def of(self, day: int, domain: str) -> tuple[int, int]:
+        """Sessions of one domain: good and failed."""
+        results = self.results(day, domain)
+        return sum(r.successful for r in results), sum(r.failed for r in results)
+
+    def totals(self) -> dict[int, Total]:
+        """Of all domains, by day."""
+        if self._totals is None:
+            found = self.tallies.totals()
+            self._totals = {day: self._held(day, total) for day, total in found.items()}
+        return self._totals
+
+    def worst(self, day: int) -> dict[str, Total]:
+        """The domains that most sessions failed with."""
+        names = dict.fromkeys(self.tallies.worst(day, MAX_WORST))
+        if self._check_testing:
+            names.update(dict.fromkeys(self.tallies.testing(day, MAX_TESTING)))
+        sums = {name: Total(1, *self.of(day, name)) for name in names}
+        order = sorted((name for name in sums if sums[name].failed),
+                       key=lambda name: (-sums[name].failed, name))  # fmt: skip
+        return {name: sums[name] for name in order[:MAX_WORST]}
+
+    def _held(self, day: int, total: Total) -> Total:
+        """The total, with sessions in testing mode as reports have them."""
+        good, bad = total.successful, total.failed
+        for name in self.tallies.testing(day, MAX_TESTING) if self._check_testing else ():
+            raw = self.tallies.results(day, name)
+            held = self.of(day, name)
+            good += held[0] - sum(r.successful for r in raw)
+            bad += held[1] - sum(r.failed for r in raw)
+        return Total(total.domains, max(good, 0), max(bad, 0))
+
+
+def _collected(counts: _Counts, day: int, domain: str) -> Collected:
     if domain:
-        good, bad = _sum(tallies, day, domain)
+        good, bad = counts.of(day, domain)
         return Collected(
             date_of(day), int(good + bad > 0), good, bad, {},
-            [Worst(domain, good, bad, _results(tallies, day, domain))] if bad else [],
+            [Worst(domain, good, bad, _results(counts, day, domain))] if bad else [],
         )  # fmt: skip
-    total = tallies.totals().get(day) or Total(0, 0, 0)
+    total = counts.totals().get(day)
+    if total is None:
+        return Collected(date_of(day), 0, 0, 0, {}, [])
     worst = [
-        Worst(name, found.successful, found.failed, _results(tallies, day, name))
-        for name, found in tallies.worst(day, MAX_WORST).items()
+        Worst(name, found.successful, found.failed, _results(counts, day, name))
+        for name, found in counts.worst(day).items()
     ]
-    sources, unread = {}, {}
-    for source, number in sorted(tallies.sources(day).items(), key=lambda item: -item[1]):
-        kind, _, host = source.partition(":")
-        if kind == "unread":
-            unread[host] = number
-        elif kind != "log":
-            sources[source] = number
     return Collected(
-        date_of(day), total.domains, total.successful, total.failed, sources, worst, unread
+        date_of(day),
+        total.domains,
+        total.successful,
+        total.failed,
+        dict(sorted(counts.tallies.sources(day).items(), key=lambda item: -item[1])),
+        worst,
     )
 
 
-def _sum(tallies: Tallies, day: int, domain: str) -> tuple[int, int]:
-    results = tallies.results(day, domain)
-    return sum(r.successful for r in results), sum(r.failed for r in results)
-
-
-def _results(tallies: Tallies, day: int, domain: str) -> dict[str, int]:
+def _results(counts: _Counts, day: int, domain: str) -> dict[str, int]:
     found: Counter[str] = Counter()
-    for result in tallies.results(day, domain):
+    for result in counts.results(day, domain):
         for failure in result.failures:
             found[failure.result_type] += failure.failed_session_count
     return dict(found.most_common())
 
 
 def _days(
-    tallies: Tallies, reports: list[ReportStatus], deliveries: list[DeliveryStatus], domain: str
+    counts: _Counts, reports: list[ReportStatus], deliveries: list[DeliveryStatus], domain: str
 ) -> list[Day]:
     fates: dict[int, Counter[Fate]] = {}
     states: dict[tuple[int, str], set[DeliveryState]] = {}
@@ -219,10 +271,10 @@ def _days(
         known = states.get((report.day, report.domain), set())
         fates.setdefault(report.day, Counter())[_fate(report, known)] += 1
     days = []
-    totals = tallies.totals()
+    totals = counts.totals()
     for day in sorted({*totals, *fates}):
         if domain:
-            good, bad = _sum(tallies, day, domain)
+            good, bad = counts.of(day, domain)
             kept = (int(good + bad > 0), good, bad)
         else:
             total = totals.get(day)

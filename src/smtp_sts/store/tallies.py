@@ -297,6 +297,13 @@ class Tallies:
             rows = connection.execute(query)
             return {row.domain: Total(1, int(row.good), int(row.bad)) for row in rows}
 
+    def testing(self, day: int, limit: int) -> list[str]:
+        """The domains with sessions of a day under a policy in testing mode. Raises StoreError."""
+        query = select(_policies.c.domain).distinct().order_by(_policies.c.domain).limit(limit)
+        query = query.where(_policies.c.day == day, _policies.c.policy.like('%"mode: testing"%'))
+        with self._database.read() as connection:
+            return list(connection.execute(query).scalars())
+
     def domains(self, day: int) -> dict[str, str]:
         """The domains of a day, and their records as far as known. Raises StoreError."""
         query = select(_domains.c.domain, _domains.c.record).where(_domains.c.day == day)

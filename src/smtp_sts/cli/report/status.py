@@ -46,7 +46,8 @@ def status(config_path: str | None, domain: str, as_json: bool) -> None:
     try:
         tallies = open_tallies_to_read(config.store.url)
         outbox = open_outbox(config.store.url)
-        found = overview(tallies, outbox, time.time(), name)
+        checked = config.tls_reports.check_testing
+        found = overview(tallies, outbox, time.time(), name, check_testing=checked)
         outbox.close()
         tallies.close()
     except StoreError as error:
