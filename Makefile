@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check -q install
 
-.PHONY: demo test bench score lock clean
+.PHONY: demo test test-long model mutants bench score lock clean
 
 demo: $(VENV)/lab
 	$(BIN)/smtp-sts lab demo
@@ -17,6 +17,18 @@ test: $(VENV)/test
 	$(BIN)/pytest -n auto --dist loadfile -m "not alone"
 	@# What measures how long answers take gets the machine to itself.
 	$(BIN)/pytest -m alone
+
+# What takes minutes and finds what seconds may miss: see docs/proofs.md.
+test-long: $(VENV)/test
+	$(MAKE) model MINUTES=2
+	$(MAKE) mutants
+
+MINUTES ?= 10
+model: $(VENV)/test
+	PYTHONPATH=tests $(BIN)/python -m resolver.long_model $(MINUTES)
+
+mutants: $(VENV)/test
+	PYTHONPATH=tests $(BIN)/python -m resolver.mutants $(ONLY)
 
 bench: $(VENV)/test
 	$(BIN)/python bench/run.py
