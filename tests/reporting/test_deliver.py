@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import dkim
+import msgspec
 import pytest
 
 from smtp_sts.reporting import deliver, schedule
 from smtp_sts.reporting.attempt import Attempt, attempt
+from smtp_sts.reporting.compile import Sender, report_id
 from smtp_sts.reporting.deliver import HOLD_SECONDS, KEEP_SECONDS, Clock, Courier
 from smtp_sts.reporting.dkim import make_signer
 from smtp_sts.store.outbox import LEASE_SECONDS, Delivery, open_outbox
@@ -28,6 +30,7 @@ from smtp_sts.tlsrpt import open_report
 from .post_office import CONTACT, DAY, PostOffice, until
 
 MAILTO = "mailto:reports@bob.example"
+ALICE = Sender("Alice", CONTACT)
 
 
 def play(act: Callable[[PostOffice], Coroutine[Any, Any, Any]], home: Path, **told: Any) -> Any:
@@ -36,6 +39,34 @@ def play(act: Callable[[PostOffice], Coroutine[Any, Any, Any]], home: Path, **to
             return await act(office)
 
     return asyncio.run(scene())
+
+
+def test_two_stores_of_one_sender_send_two_reports_and_no_duplicate(tmp_path: Path) -> None:
+    """RFC 8460 section 5.3: what has the id of another report is dropped as its duplicate."""
+
+    async def act(office: PostOffice) -> None:
+        office.ask("bob.example", MAILTO)
+        for store in ("one", "two"):
+            office.url = f"sqlite:///{tmp_path}/{store}.db"
+            office.count("bob.example")
+            await office.while_delivering(office.settled)
+            tallies, outbox = open_tallies(office.url), open_outbox(office.url)
+            again = open_tallies(office.url)  # another process
+            (part,) = outbox.parts(office.day, "bob.example")
+            sender = msgspec.structs.replace(ALICE, instance=again.instance())
+            assert part.report_id == report_id(office.day, "bob.example", sender)
+            for opened in (tallies, outbox, again):
+                opened.close()
+        mails = [email.message_from_bytes(content) for content in office.mta.contents()]
+        assert len(mails) == 2
+        assert len({mail["Message-ID"] for mail in mails}) == 2
+        assert len({mail["Subject"] for mail in mails}) == 2
+        reports = [open_report(content) for content in office.mta.contents()]
+        assert len({found.read.report.report_id for found in reports}) == 2
+        names = {part.get_filename() for mail in mails for part in mail.walk()} - {None}
+        assert len(names) == 2
+
+    play(act, tmp_path)
 
 
 def test_a_report_goes_to_each_destination_by_mail_and_https(tmp_path: Path) -> None:

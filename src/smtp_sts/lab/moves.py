@@ -166,7 +166,9 @@ class Stage:
         }
         body = page.body
         if step.mode:
-            body = policy_text(step.mode, [self.fill(mx) for mx in step.mx], step.max_age)
+            others = (f"mx{number}.{step.others}.example" for number in range(step.others))
+            hosts = [*map(self.fill, step.mx), *others]
+            body = policy_text(step.mode, hosts, step.max_age)
         if step.body is not None:
             body = self.fill(step.body).encode()
         if step.filling:

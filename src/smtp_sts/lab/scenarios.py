@@ -103,6 +103,8 @@ class PolicyHost(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True,
     body: str | None = None
     #: the body is followed by so many bytes of comment
     filling: int = 0
+    #: the policy names so many MX hosts besides
+    others: int = 0
     at: str = ""
     host: str = ""
     status: int | None = None

@@ -145,6 +145,8 @@ def _policy_host(step: PolicyHost) -> str:
         parts.append(f"serves a policy of mode {step.mode} for {', '.join(step.mx)}")
     if step.body is not None:
         parts.append(f"serves {step.body!r}")
+    if step.others:
+        parts.append(f"names {step.others} MX hosts besides")
     if step.filling:
         parts.append(f"adds {step.filling} bytes of comment")
     for name in ("status", "content_type", "location", "manner", "certificate", "chunked",

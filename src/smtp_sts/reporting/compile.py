@@ -1,9 +1,10 @@
 """A day's counts of one domain made into the reports that go to it (RFC 8460 section 4). No I/O.
 
 Promises: the same counts and the same sender give the same reports, byte for byte, with the same
-report-ids, on every machine and after every restart, so that a receiver can tell a retry from
-something new (section 5.3). Every report renders. What cannot stand in a report (an unknown result
-type, a broken address) costs its detail and never the session: that stays counted.
+report-ids, on every machine of a store and after every restart, so that a receiver can tell a retry
+from something new (section 5.3); another store's reports have other ids. Every report renders. What
+cannot stand in a report (an unknown result type, a broken address) costs its detail and never the
+session: that stays counted.
 Must not: decide where reports go.
 """
 
@@ -41,11 +42,14 @@ _DIGITS: Final = 24
 class Sender(msgspec.Struct, frozen=True):
     """Who reports: the organization's name, and the mail address for questions (section 4.4).
 
+    `instance` is the name of the store whose counts are reported (`Tallies.instance`): two machines
+    with stores of their own send different reports, which receivers tell apart by their report-ids.
     Raises ReportError where no report could be sent so.
     """
 
     organization: str
     contact: str
+    instance: str = ""
 
     def __post_init__(self) -> None:
         name = self.organization
@@ -67,12 +71,13 @@ def day_of(day: int) -> datetime:
     return _EPOCH + timedelta(days=day)
 
 
-def report_id(day: int, domain: str, submitter: str, *more: str) -> str:
+def report_id(day: int, domain: str, sender: Sender, *more: str) -> str:
     """The report-id of a domain's report of a day; `tlsrpt.split` adds the number of a part.
 
     `more` tells apart what is reported beside it.
     """
-    return f"{day_of(day):%Y%m%d}.{_digest(str(day), domain, submitter, *more)}@{submitter}"
+    digest = _digest(str(day), domain, sender.submitter, sender.instance, *more)
+    return f"{day_of(day):%Y%m%d}.{digest}@{sender.submitter}"
 
 
 def unique_id(report: Report | DraftReport, destination: str) -> str:
@@ -103,7 +108,7 @@ def compile_reports(
         start,
         end,
         sender.contact,
-        report_id(day, domain, sender.submitter),
+        report_id(day, domain, sender),
         policies,
     )
     return split(report, limit)

@@ -466,12 +466,14 @@ class Courier:
     async def propose(self, day: int, domain: str) -> Proposal:
         """What would be sent now of a UTC day to a domain, and where. Raises StoreError."""
 
-        def read(tallies: Tallies, _: Outbox) -> tuple[str, Checked]:
+        def read(tallies: Tallies, _: Outbox) -> tuple[str, Checked, str]:
             found = results_of(tallies, day, domain, check_testing=self._settings.check_testing)
-            return tallies.record(day, domain), found
+            return tallies.record(day, domain), found, tallies.instance()
 
-        seen, checked = await self._with_store(read)
-        proposal = await propose(day, domain, self._settings, self._dns, seen, checked.results)
+        seen, checked, instance = await self._with_store(read)
+        sender = msgspec.structs.replace(self._settings.sender, instance=instance)
+        settings = msgspec.structs.replace(self._settings, sender=sender)
+        proposal = await propose(day, domain, settings, self._dns, seen, checked.results)
         if not checked.left_out:
             return proposal
         why = "; ".join(filter(None, (proposal.why, checked.note)))

@@ -56,7 +56,7 @@ def compile_draft_reports(
     for report in compile_reports(day, domain, failed, sender, limit=_WHOLE):
         for result in report.policies:
             text = result.policy.policy_string[0]
-            number = report_id(day, domain, sender.submitter, text)
+            number = report_id(day, domain, sender, text)
             one = msgspec.structs.replace(report, policies=(result,), report_id=number)
             mailings += [_mailing(draft, text) for draft in to_draft(one).reports]
     return mailings

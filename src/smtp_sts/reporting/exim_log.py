@@ -19,7 +19,6 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final
 
-from smtp_sts.dane.faults import FAULTS
 from smtp_sts.reporting.envelopes import EXIM, bare
 from smtp_sts.reporting.lines import DOMAIN, LOCAL_PART, STAMP, Clock, log_domain
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
@@ -198,14 +197,12 @@ class EximLog:
         ip = ip_address(found[1].decode("ascii"))
         reason = found[3] or b""
         if found[2]:
-            trouble = Trouble(FAULTS["certificate-name-mismatch"], receiving_ip=ip)
+            trouble = Trouble("certificate-host-mismatch", receiving_ip=ip)
         elif b"expired" in reason or b"not yet valid" in reason:
-            trouble = Trouble(FAULTS["certificate-expired"], receiving_ip=ip)
+            trouble = Trouble("certificate-expired", receiving_ip=ip)
         else:
             trouble = Trouble(
-                FAULTS["certificate-unknown-issuer"],
-                receiving_ip=ip,
-                failure_reason_code=_clean(reason),
+                "certificate-not-trusted", receiving_ip=ip, failure_reason_code=_clean(reason)
             )
         evidence = self._message(message_id).evidence
         if len(evidence) < _MAX_TROUBLES:
@@ -414,11 +411,11 @@ def _trouble(host: bytes, ip: bytes, reason: bytes, evidence: dict[str, Trouble]
         result = GENERAL_FAILURE
         why = "TLS handshake failed"
     elif found := _DANE.match(reason):
-        result, why = FAULTS["tlsa-unusable"], _clean(found[1])
+        result, why = "tlsa-invalid", _clean(found[1])
         if b"not DNSSEC" in found[1]:
-            result = FAULTS["tlsa-not-found"]
+            result = "dane-required"
         elif b"tlsa lookup" in found[1]:
-            result = FAULTS["tlsa-lookup-failed"]
+            result = "dnssec-invalid"
     elif found := _SESSION.match(reason):
         stage = found[1] or b""
         result, why = GENERAL_FAILURE, _clean(stage + b": " + found[2] if stage else found[2])

@@ -163,6 +163,7 @@ def preview_of(
         told = f"{_fate(reports[0], set())}: {reports[0].why}"
     checked = results_of(tallies, day, domain, check_testing=check_testing)
     results = checked.results
+    sender = msgspec.structs.replace(sender, instance=tallies.instance())
     if checked.note:
         told += f"; {checked.note}"
     drafts = compile_draft_reports(day, domain, results, sender)

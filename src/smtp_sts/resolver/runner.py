@@ -23,7 +23,7 @@ from smtp_sts.policy.organisation import share_key
 from smtp_sts.resolver.dane_looks import SLOW_FACTOR
 from smtp_sts.resolver.decision import Decision
 from smtp_sts.resolver.life import events as ev
-from smtp_sts.resolver.life.answer import answer, applies, just_fetched, overdue
+from smtp_sts.resolver.life.answer import answer, answerable, applies, just_fetched, overdue
 from smtp_sts.resolver.life.machine import Table
 from smtp_sts.resolver.life.machine import step as next_state
 from smtp_sts.resolver.life.state import Cached
@@ -262,18 +262,14 @@ class Runner:
         finally:
             if life.waiters is not None and waiter in life.waiters:
                 life.waiters.remove(waiter)
-        return waiter.done() or self._ready(life)
-
-    def _ready(self, life: Life) -> bool:
-        around = self._around
-        return answer("", life.state, around.clock(), "cache", dane=around.dane()) is not None
+        return waiter.done() or answerable(life.state, self.now())
 
     def tell_waiters(self, life: Life) -> None:
         """Wake who waits, if there is an answer, or nothing more to wait for."""
         if not life.waiters:
             return
         state = life.state
-        if self._ready(life) or (state.idle and not state.reading):
+        if answerable(life.state, self.now()) or (state.idle and not state.reading):
             waiters, life.waiters = life.waiters, None
             for waiter in waiters:
                 if not waiter.done():
@@ -306,7 +302,7 @@ class Runner:
                 self.keeper.keep_again([to_store(domain.name, effect.cached)])
             else:
                 rest.append(effect)
-        if life.state.cached is not before.cached or life.state.steps is not before.steps:
+        if life.state.cached is not before.cached or life.state.idle:
             around.memory.weigh(domain)
         return rest
 

@@ -20,6 +20,8 @@ _Line = tuple[int, str, dict[str, Any]]
 
 def tell(domain: str, said: ev.Tell, now: float) -> None:
     """Write a line about a domain."""
+    if not _log.isEnabledFor(logging.WARNING):
+        return
     level, sentence, fields = _LINES[said.what](said, now)
     event = fields.pop("event", "decision")
     extra = {"fields": {"event": event, "domain": domain, **fields}}

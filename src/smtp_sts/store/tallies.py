@@ -34,6 +34,7 @@ from smtp_sts.store.checks import Checks, metadata
 from smtp_sts.store.database import Database, Name, open_database
 from smtp_sts.store.declared import texts_of
 from smtp_sts.store.errors import StoreError
+from smtp_sts.store.instance import instance_of
 from smtp_sts.store.opening import is_shared
 from smtp_sts.store.past import DAY, Watch, past
 from smtp_sts.store.sqlite_file import path_of
@@ -158,6 +159,10 @@ class Tallies:
     def policy_texts(self, domains: Sequence[str]) -> dict[str, str]:
         """What the store keeps of these domains' policies, as they served it. Raises StoreError."""
         return texts_of(self._database, domains)
+
+    def instance(self) -> str:
+        """The random name of this store, for report-ids. Raises StoreError."""
+        return instance_of(self._database)
 
     def add(
         self,

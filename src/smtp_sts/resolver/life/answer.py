@@ -40,15 +40,22 @@ def applies(
     return msgspec.structs.replace(decision, valid_until=until)
 
 
+def answerable(state: State, now: float) -> bool:
+    """Whether there is an answer that has not to be waited for."""
+    if state.reading:
+        return False
+    if unexpired(state, now) is not None:
+        return True
+    return state.look is None and state.absent is not NO_REASON and now < state.next_check
+
+
 def answer(domain: str, state: State, now: float, source: Source, *, dane: bool) -> Decision | None:
     """The decision; None where it has to be waited for (or `overdue` is all there is to say)."""
-    if state.reading:
+    if not answerable(state, now):
         return None
     decision = applies(domain, state, now, source, dane=dane)
-    if decision is not None or state.look is not None:
+    if decision is not None:
         return decision
-    if state.absent is NO_REASON or now >= state.next_check:
-        return None
     until = 0.0 if state.unread else state.next_check
     return _none(domain, state.absent, source, until, state.steps)
 
