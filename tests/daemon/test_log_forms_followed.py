@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from datetime import UTC, datetime, timedelta, timezone
 
 from click.testing import CliRunner
 
 from smtp_sts.cli import main
 from smtp_sts.lab.world import World
+from smtp_sts.store.tallies import open_tallies
 
 from .process import daemon, told
-from .test_tls_results import configured, counted, play, session, soon
+from .test_tls_results import configured, counted, play, session, soon, store_of
 
 
 def _lines(block: bytes) -> list[str]:
@@ -77,5 +79,40 @@ def test_law_7_a_log_that_tells_nothing_is_said_to_do_so_once() -> None:
         assert counted(world) == (0, 0)
         shown = CliRunner().invoke(main, ["--config", str(config), "report", "status"])
         assert "50 lines of logs could not be read for certain on" in shown.output
+
+    play(scene)
+
+
+def _exim(at: float, hours: int, message: int) -> bytes:
+    stamp = datetime.fromtimestamp(at, timezone(timedelta(hours=hours)))
+    return (
+        f"{stamp:%Y-%m-%d %H:%M:%S} 1xWlKK-00000000{message}YO-00EX => x@bob.example R=r T=t "
+        'H=mx.bob.example [192.0.2.2] X=TLS1.3:A:256 CV=yes C="250"\n'
+    ).encode()
+
+
+def test_the_day_of_a_session_is_right_where_exim_logs_in_another_zone() -> None:
+    """`timezone` of Exim; its log names none."""
+
+    async def scene(world: World) -> None:
+        log = world.home / "mainlog"
+        now = time.time()
+        # there it is another day by now
+        hours = 13 if datetime.fromtimestamp(now, UTC).hour >= 12 else -12
+        log.write_bytes(_exim(now, hours, 1))
+        config = configured(world, log=f"exim:{log}")
+        with daemon(config, world.socket_path) as process:
+            await asyncio.sleep(2)
+            with log.open("ab") as out:
+                out.write(_exim(time.time(), hours, 2))
+            await soon(lambda: counted(world) == (1, 0))
+            told(process)
+        with log.open("ab") as out:  # while the daemon is away
+            out.write(_exim(time.time(), hours, 3))
+        with daemon(config, world.socket_path):
+            await soon(lambda: counted(world) == (2, 0))
+        tallies = open_tallies(store_of(world))
+        assert list(tallies.days()) == [int(now // 86400)]
+        tallies.close()
 
     play(scene)

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 
 from smtp_sts.cli import main
 from smtp_sts.reporting import import_log as module
-from smtp_sts.reporting.import_log import LogError, Options, Summary, import_log, unpacked
+from smtp_sts.reporting.import_log import Options, Summary, import_log
+from smtp_sts.reporting.log_kind import LogError, unpacked
 from smtp_sts.store import Stored, open_store
 from smtp_sts.store.tallies import (
     ImportedAlready,

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 
 from smtp_sts.cli import main
 from smtp_sts.reporting.envelopes import bare
-from smtp_sts.reporting.import_log import LogError, Options, Summary, import_log
+from smtp_sts.reporting.import_log import Options, Summary, import_log
 from smtp_sts.reporting.lines import Lines
+from smtp_sts.reporting.log_kind import LogError
 from smtp_sts.reporting.log_lines import LogLines
 
 LOGS = Path(__file__).parent / "logs"

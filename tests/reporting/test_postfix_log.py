@@ -441,3 +441,36 @@ def test_a_clock_goes_on_while_a_log_is_followed() -> None:
     clock = Clock(NOW, UTC)
     clock.now = datetime(2027, 3, 3, 12, tzinfo=UTC).timestamp()
     assert clock.bsd(b"Mar  3 11:00:00") == clock.now - 3600
+
+
+@pytest.mark.parametrize("hours", [-12, -3.5, 0, 1, 5.75, 14])
+@pytest.mark.parametrize("form", ["%b %d %H:%M:%S ", "%Y-%m-%d %H:%M:%S ", "%Y-%m-%dT%H:%M:%S.1 "])
+@pytest.mark.parametrize("now", [NOW, datetime(2026, 12, 31, 23, 59, tzinfo=UTC).timestamp()])
+def test_the_zone_of_a_log_is_learnt_from_lines_that_were_just_written(
+    hours: float, form: str, now: float
+) -> None:
+    zone = timezone(timedelta(hours=hours))
+    line = datetime.fromtimestamp(now - 2, zone).strftime(form).encode()
+    clock = Clock(now, UTC)
+    assert clock.notice(line, now) is (hours != 0)
+    assert not clock.notice(line, now)
+    assert (clock.zone or UTC).utcoffset(None) == zone.utcoffset(None)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"2026-11-25T05:00:00+02:00 a b",
+        b"2026-11-25 05:00:00 +0200 1tFabc-0000Ab-2C => x",
+        b"Nov 25 11:53:00 a b",  # late
+        b"Nov 20 12:00:00 a b",
+        b"Nov 31 12:00:00 a b",
+        b"Xyz 25 12:00:00 a b",
+        b"2026-13-25 12:00:00 a b",
+        b"a b",
+    ],
+)
+def test_a_line_that_does_not_tell_its_zone_changes_none(line: bytes) -> None:
+    clock = Clock(NOW, UTC)
+    assert not clock.notice(line, NOW)
+    assert clock.zone is UTC

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from smtp_sts.reporting.journal import by_a_person, journal_line
-from smtp_sts.reporting.lines import Lines
+from smtp_sts.reporting.lines import MAX_LINE, Lines
 
 #: Bytes read at once; a thousand lines or so.
 BLOCK: Final = 256 * 1024
@@ -148,6 +148,19 @@ class FollowedFile:
         self._file, self._position = None, ""
         self._lines = _fresh(self._lines)
         return True
+
+
+def written_last(path: Path) -> tuple[bytes, float] | None:
+    """The last whole line of a file, and when the file was written; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            written = os.fstat(file.fileno()).st_mtime
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - MAX_LINE, 0))
+            lines = file.read(MAX_LINE).split(b"\n")
+    except OSError:
+        return None
+    return (lines[-2], written) if len(lines) > 1 else None
 
 
 def _identity(file: BinaryIO) -> str:

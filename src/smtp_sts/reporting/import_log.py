@@ -11,77 +11,37 @@ Must not: print, or keep the store busy for longer than a batch takes.
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
-import lzma
-import re
 import socket
-import sys
 import time
-import zlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
-from typing import BinaryIO, Final, Literal, cast
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime, tzinfo
+from typing import BinaryIO, Final
 
 import msgspec
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 from smtp_sts.reporting.aggregate import DAY, Aggregate
 from smtp_sts.reporting.belonging import within
-from smtp_sts.reporting.envelopes import EXIM, SYSLOG, bare, programs
+from smtp_sts.reporting.envelopes import bare
 from smtp_sts.reporting.exim_log import EximLog
 from smtp_sts.reporting.lines import Clock, Lines
+from smtp_sts.reporting.log_kind import DAMAGE, Kind, LogError, hosts_of, kind_of, latest, not_a_log
 from smtp_sts.reporting.log_lines import LogLines
 from smtp_sts.reporting.outcome import Outcome
 from smtp_sts.reporting.postfix_log import PostfixLog
 from smtp_sts.store.tallies import Imported, Tallies, Tally, import_source
-from smtp_sts.tlsrpt.names import clean
-
-Kind = Literal["postfix", "exim"]
 
 #: Bytes read at once; the first of these tell what kind of log it is.
 BLOCK: Final = 256 * 1024
 #: Bytes of a log after which counts are written.
 BATCH: Final = 16 * 1024 * 1024
-#: Hosts that one log may be of.
-_MAX_HOSTS: Final = 1000
 #: The first line of a log, as far as it marks it, bytes.
 _MAX_HEAD: Final = 16 * 1024
-#: How a file of systemd's journal begins.
-_JOURNAL: Final = b"LPKSHHRH"
-_ZSTD: Final = b"\x28\xb5\x2f\xfd"
-#: How files begin that are packed in other ways, and what unpacks them.
-_PACKED: Final = {
-    b"\x04\x22\x4d\x18": "lz4 -dc FILE",
-    b"\x1f\x9d": "zcat FILE",
-    b"PK\x03\x04": "unzip -p FILE",
-    b"7z\xbc\xaf\x27\x1c": "7z x -so FILE",
-    b"LZIP": "lzip -dc FILE",
-}
-#: What damage and a file that ends too early look like.
-DAMAGE: Final = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zstd.ZstdError, OSError)
 
-#: a program of Postfix's by its name in syslog; and Exim's
-_POSTFIX: Final = re.compile(rb"[A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){1,4}")
-_EXIM: Final = re.compile(rb"exim[A-Za-z0-9_-]{0,30}")
-#: what stands where a host does, and is none
-_NO_HOSTS: Final = re.compile(
-    r"-|<?(?:[a-z0-9]+\.)?(?:debug|info|notice|warn(?:ing)?|err(?:or)?)>?", re.I
-)
-_FIRST_STAMP: Final = re.compile(rb"([A-Z][a-z]{2} [ 0-9][0-9]) [0-9]{2}:")
 #: Counters of both kinds of logs that the summary tells.
 _COUNTERS: Final = ("unclear", "undated", "plain", "silent", "reused", "own", "unfinished",
                     "unattributed", "lost_datagrams")  # fmt: skip
-
-
-class LogError(ValueError):
-    """This cannot be read as a log; the message says why and what to do."""
 
 
 class DayCount(msgspec.Struct):
@@ -149,26 +109,6 @@ class Options(msgspec.Struct, frozen=True):
     dry_run: bool = False
 
 
-def unpacked(file: BinaryIO) -> BinaryIO:
-    """The log inside gzip, bzip2, xz or zstd, or the file itself; `file` can be peeked into.
-
-    Raises LogError where it is packed in another way.
-    """
-    start: bytes = file.peek(6)[:6]  # type: ignore[attr-defined]
-    if start.startswith(b"\x1f\x8b"):
-        return cast(BinaryIO, gzip.open(file))
-    if start.startswith(b"BZh"):
-        return cast(BinaryIO, bz2.open(file))
-    if start == b"\xfd7zXZ\x00":
-        return cast(BinaryIO, lzma.open(file))
-    if start.startswith(_ZSTD):
-        return cast(BinaryIO, zstd.open(file))
-    for magic, program in _PACKED.items():
-        if start.startswith(magic):
-            raise LogError(f"packed: {program} | smtp-sts report import-log -")
-    return file
-
-
 def import_log(
     source: BinaryIO,
     tallies: Tallies | None,
@@ -186,9 +126,9 @@ def import_log(
     form = LogLines()
     start = form.lines(first[: first.rfind(b"\n") + 1].split(b"\n")[:-1] or [first])
     start = [bare(line) or b"" for line in start + form.finish()]
-    kind = options.kind or (_kind(start) if first else "postfix")
+    kind = options.kind or (kind_of(start) if first else "postfix")
     if kind is None or (form.few and b"\n" in first):
-        raise LogError(_not_a_log(first, start, form))
+        raise LogError(not_a_log(first, start, form))
     summary.kind = kind
     reading = _Reading(kind, first, start, tallies, options, match or (lambda outcome: outcome))
     block = first
@@ -220,12 +160,12 @@ class _Reading:
         self._options = options
         self._match = match
         # Exim's own log names none
-        hosts = _hosts(kind, start) or {socket.gethostname()}
+        hosts = hosts_of(kind, start) or {socket.gethostname()}
         if options.host:
             hosts = {options.host}
         self._host = min(hosts)
         self._hosts = {_label(host) for host in hosts}
-        clock = Clock(_now(start, options), options.zone)
+        clock = Clock(latest(start, options.year, options.last), options.zone)
         made = PostfixLog if kind == "postfix" else EximLog
         self._log = made(self._take, clock, options.own_senders)
         self.lines = Lines()
@@ -413,73 +353,9 @@ class _Reading:
         summary.unfinished += 0 if self._nothing_new() else self._log.waiting
 
 
-def _kind(lines: Iterable[bytes]) -> Kind | None:
-    postfix = exim = 0
-    for line in lines:
-        head = SYSLOG.match(line)
-        if head is None:
-            exim += EXIM.match(line) is not None
-        elif _EXIM.fullmatch(head[5]):
-            exim += 1
-        elif _POSTFIX.fullmatch(head[5]):
-            postfix += 1
-    if not postfix and not exim:
-        return None
-    return "postfix" if postfix >= exim else "exim"
-
-
-def _hosts(kind: Kind, lines: Iterable[bytes]) -> set[str]:
-    """The hosts that the lines in front name."""
-    wanted = _POSTFIX if kind == "postfix" else _EXIM
-    names = set()
-    for line in lines:
-        head = SYSLOG.match(line)
-        if head is not None and wanted.fullmatch(head[5]):
-            name = head[4].decode("ascii")
-            if not _NO_HOSTS.fullmatch(name):
-                names.add(name)
-    return set(sorted(names)[:_MAX_HOSTS])
-
-
-def _not_a_log(first: bytes, start: Sequence[bytes], form: LogLines) -> str:
-    """Why this cannot be read as a log, and what could be."""
-    if first.startswith(_JOURNAL):
-        return (
-            "a file of systemd's journal: journalctl --file=FILE -o export | smtp-sts report "
-            "import-log -"
-        )
-    if not form.few and (found := programs(start)):
-        listed = ", ".join(name for name, _ in found.most_common(5))
-        return (
-            f"neither Postfix's log nor Exim's main log, by its beginning, which has lines of "
-            f"{listed}; if theirs come later, say which: --format postfix or --format exim"
-        )
-    example = form.example or clean(first[:200].decode("utf-8", "replace"), 200)
-    return (
-        f"neither Postfix's log nor Exim's main log: of the first {form.seen:,} lines "
-        f"{form.understood:,} were understood, and {example!a} was not. What is read is their log "
-        "as a file of theirs, of syslog (RFC 3164 and 5424), of docker or Kubernetes, or from "
-        "journalctl (-o short-iso, export, json and others with times, but not -o cat)"
-    )
-
-
 def _label(host: str) -> str:
     """Logs have a host's short name, or its whole one."""
     return host.partition(".")[0].lower()
-
-
-def _now(start: Iterable[bytes], options: Options) -> float:
-    """The moment that no line is of later than a day from: see `Clock`."""
-    stamps = filter(None, map(_FIRST_STAMP.match, start))
-    if options.year is not None and (found := next(stamps, None)):
-        text = " ".join(found[1].decode("ascii").split())
-        try:
-            first = datetime.strptime(f"{options.year} {text}", "%Y %b %d")
-        except ValueError:
-            raise LogError(f"{text!r} is no day of {options.year}") from None
-        # All lines lie within a year from the first, but for some that came late.
-        return (first.replace(tzinfo=UTC) + timedelta(days=360)).timestamp()
-    return time.time() if options.last is None else min(options.last, time.time())
 
 
 def _date(day: int) -> str:

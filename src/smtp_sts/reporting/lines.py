@@ -6,7 +6,8 @@ A time that cannot be is None, never an exception.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, tzinfo
+import re
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from typing import Final
 
@@ -30,6 +31,17 @@ _MONTHS: Final = {
         b"Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split(), 1
     )
 }  # fmt: skip
+#: A time without a zone, of syslog's or of Exim's own log.
+_LOCAL: Final = re.compile(
+    rb"(?:([A-Z][a-z][a-z]) ([ 0-9][0-9]) ([0-9]{2}):([0-9]{2}):([0-9]{2})(?:\.[0-9]+)? "
+    rb"|([0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]{2}:[0-9]{2}:[0-9]{2})(?:\.[0-9]+)? (?![+-][0-9]{4} ))"
+)
+#: Zones lie a quarter of an hour apart, and from 12 hours west of UTC to 14 east; a line that was
+#: just written is not later than this (seconds).
+_STEP: Final = 900
+_WEST: Final = timedelta(hours=-12)
+_EAST: Final = timedelta(hours=14)
+_LATE: Final = 60
 _TOMORROW: Final = timedelta(days=1)
 
 
@@ -91,14 +103,44 @@ class Clock:
     """Reads the times of syslog, one conversion a minute.
 
     `now` is seconds since the epoch, and tells the year where a line has none: no line is of later
-    than a day from then. `zone` is that of times without one; None is the machine's.
+    than a day from then. `zone` is that of times without one; None is the machine's. Where lines
+    are read as they are written, `notice` finds it out.
     """
 
     def __init__(self, now: float, zone: tzinfo | None = None) -> None:
         self.now = now
-        self._zone = zone
+        self.zone = zone
         self._minute = b""
         self._epoch: float | None = None
+
+    def notice(self, line: bytes, written: float) -> bool:
+        """Learn the zone from a line of syslog's or Exim's that was written just then (seconds
+        since the epoch); whether it is another one than before."""
+        found = _LOCAL.match(line)
+        if found is None:
+            return False
+        now = datetime.fromtimestamp(written, UTC)
+        try:
+            if found[1]:
+                month = _MONTHS.get(found[1], 0)
+                day, hour, minute, second = map(int, found.group(2, 3, 4, 5))
+                local = datetime(now.year, month, day, hour, minute, second, tzinfo=UTC)
+                local = min(
+                    (local.replace(year=local.year + more) for more in (-1, 0, 1)),
+                    key=lambda moment: abs(moment - now),
+                )
+            else:
+                text = found[6].decode("ascii").replace(" ", "T")
+                local = datetime.fromisoformat(text).replace(tzinfo=UTC)
+        except ValueError:
+            return False
+        ahead = (local - now).total_seconds()
+        offset = timedelta(seconds=round(ahead / _STEP) * _STEP)
+        late = abs(ahead - offset.total_seconds()) > _LATE
+        if late or not _WEST <= offset <= _EAST or now.astimezone(self.zone).utcoffset() == offset:
+            return False
+        self.zone, self._minute = timezone(offset), b""
+        return True
 
     def of(self, bsd: bytes | None, iso: bytes | None, zone: bytes | None) -> float | None:
         """The groups of `STAMP`, in seconds since the epoch."""
@@ -126,7 +168,7 @@ class Clock:
         # the 29th of February may be eight years back
         for year in range(now.year + 1, now.year - 9, -1):
             try:
-                moment = datetime(year, month, day, hour, minute, tzinfo=self._zone).astimezone(UTC)
+                moment = datetime(year, month, day, hour, minute, tzinfo=self.zone).astimezone(UTC)
             except (ValueError, OverflowError):
                 continue
             if moment <= now + _TOMORROW:
@@ -137,7 +179,7 @@ class Clock:
         try:
             moment = datetime.fromisoformat(text)
             if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=self._zone)
+                moment = moment.replace(tzinfo=self.zone)
             return moment.timestamp()
         except (ValueError, OverflowError, OSError):
             return None

@@ -22,8 +22,27 @@ from collections.abc import Callable, Collection
 from typing import Final, cast
 
 from smtp_sts.reporting.envelopes import bare
-from smtp_sts.reporting.lines import DOMAIN, LOCAL_PART, STAMP, Clock, log_domain
+from smtp_sts.reporting.lines import Clock, log_domain
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
+from smtp_sts.reporting.postfix_lines import (
+    DELAYS,
+    ESTABLISHED,
+    GIVEN_UP,
+    HANDSHAKE,
+    HEAD,
+    LOSS,
+    NOT_OFFERED,
+    QMGR,
+    REASONS,
+    RECIPIENT,
+    STAMPED,
+    TAKEN,
+    TLS,
+    TLSA_LOOKUP,
+    TLSRPT,
+    UNVERIFIED,
+    VERIFYING,
+)
 from smtp_sts.tlsrpt.names import clean, ip_address
 from smtp_sts.tlsrpt.results import GENERAL_FAILURE, RESULTS
 
@@ -33,62 +52,6 @@ MAX_PROCESSES: Final = 10_000
 MAX_HELD: Final = 1000
 #: MX hosts that one delivery tries, at most (Postfix: smtp_mx_session_limit, 2).
 _MAX_SESSIONS: Final = 20
-
-#: stamp, host, the instance's name (syslog_name), service and process
-_HEAD: Final = re.compile(
-    STAMP + rb" ([!-~]{1,255} [A-Za-z0-9_.-]+(?:/[A-Za-z0-9_.-]+){0,4}/smtp\[[0-9]{1,10}\]): "
-)
-_STAMP: Final = re.compile(STAMP + rb" ")
-_QMGR: Final = re.compile(
-    STAMP + rb" [!-~]{1,255} [A-Za-z0-9_./-]+/n?qmgr\[[0-9]+\]: ([0-9A-Za-z]+): from=<([^>]*)>, "
-)
-_HOST: Final = rb"([A-Za-z0-9_.-]{1,255})\[([0-9A-Fa-f:.]{2,45})\]"
-_ESTABLISHED: Final = re.compile(
-    rb"(Anonymous|Untrusted|Trusted|Verified) TLS connection established to "
-    + _HOST
-    + rb":[0-9]{1,5}: "
-)
-#: `name=value` that this or a later Postfix writes between what we look for
-_FIELD: Final = rb"[a-z_]{1,40}=[^,()<>\"\s]{0,255}, "
-_RECIPIENT: Final = re.compile(
-    rb"([0-9A-Za-z]+): to=<" + LOCAL_PART + rb"@(" + DOMAIN + rb")>, "
-    rb"(?:orig_to=<" + LOCAL_PART + rb"?(?:@" + DOMAIN + rb")?>, )?"
-    rb"(?:(?!relay=)" + _FIELD + rb")*"
-    rb"relay=(?:none|" + _HOST + rb":([0-9]{1,5})|[^\s,>]{1,255}), "
-    rb"((?:" + _FIELD + rb")*)status=([A-Za-z]+) \((.*)\)"
-)
-_DELAYS: Final = re.compile(rb"delays=[0-9.]+/[0-9.]+/([0-9.]+)/([0-9.]+), ")
-#: Postfix 3.11: `tls=` the security level, what it came down to, and "?" where that is not known;
-#: "!" where the level was not met (postconf(5), smtp_log_tls_feature_status)
-_TLS: Final = re.compile(rb"(?:^| )tls=(!?)([a-z-]+)(?::([a-z-]+))?(\?)?(?:/\S*)?, ")
-#: levels at which a certificate was verified, where they were met
-_VERIFYING: Final = {b"secure", b"verify", b"fingerprint", b"dane", b"dane-only", b"halfdane"}
-#: what Postfix says of mail that a host has taken
-_TAKEN: Final = {b"sent", b"deliverable", b"relayed"}
-_GIVEN_UP: Final = re.compile(rb"([0-9A-Za-z]+): (.*)")
-_TLSRPT: Final = re.compile(
-    rb"TLSRPT: status=(success|failure), domain=(" + DOMAIN + rb"), receiving_mx=" + _HOST
-    + rb"(?:, failure_type=([a-z_-]+)(?:, failure_reason=(.*))?)?"
-)  # fmt: skip
-_UNVERIFIED: Final = re.compile(
-    rb"(?:[A-Za-z]+ )?certificate verification failed for " + _HOST + rb":[0-9]{1,5}: (.*)"
-)
-_HANDSHAKE: Final = re.compile(rb"SSL_connect error to " + _HOST + rb":[0-9]{1,5}: ")
-_NOT_OFFERED: Final = re.compile(
-    rb"TLS is required, but (?:was not offered by host " + _HOST + rb"$|host " + _HOST
-    + rb" refused to start TLS: )"
-)  # fmt: skip
-#: Postfix's own reasons for giving a delivery up: whole text -> result type and reason
-_REASONS: Final = {
-    b"Server certificate not verified": ("", ""),
-    b"Server certificate not trusted": ("certificate-not-trusted", ""),
-    b"Cannot start TLS: handshake failure": (GENERAL_FAILURE, "TLS handshake failed"),
-    b"non DNSSEC destination": ("dane-required", "destination is not signed"),
-    b"no TLSA records found": ("dane-required", "no TLSA records"),
-    b"all TLSA records unusable": ("tlsa-invalid", "all TLSA records unusable"),
-}
-_TLSA_LOOKUP: Final = re.compile(rb"TLSA lookup error for [A-Za-z0-9_.-]+:[0-9]+$")
-_LOSS: Final = b"Could not report TLS handshake result to tlsrpt library"
 
 
 class _Session:
@@ -169,10 +132,10 @@ class PostfixLog:
             return
         if self._begin is None:
             self._first(line)
-        head = _HEAD.match(line)
+        head = HEAD.match(line)
         if head is None:
             line = bare(line) or b""
-            head = _HEAD.match(line)
+            head = HEAD.match(line)
             if head is None:
                 return
         text = line[head.end() :]
@@ -180,7 +143,7 @@ class PostfixLog:
         if text.find(b": to=<", 0, 24) > 0:
             self._recipient(head, text)
         elif text.find(b" TLS connection established to ", 0, 48) > 0:
-            if found := _ESTABLISHED.match(text):
+            if found := ESTABLISHED.match(text):
                 self._told(self._process(head).instance)
                 session = self._session(head, found[2], found[3], new=True)
                 if session is not None:
@@ -188,16 +151,16 @@ class PostfixLog:
         elif text.startswith(b"TLSRPT: "):
             self._tlsrpt(head, text)
         elif text.find(b"certificate verification failed for ", 0, 64) >= 0:
-            found = _UNVERIFIED.match(text)
+            found = UNVERIFIED.match(text)
             if found and (session := self._session(head, found[1], found[2])):
                 session.evidence = found[3]
         elif text.startswith(b"SSL_connect error to "):
-            found = _HANDSHAKE.match(text)
+            found = HANDSHAKE.match(text)
             if found and (session := self._session(head, found[1], found[2], new=True)):
                 session.result, session.reason = GENERAL_FAILURE, "TLS handshake failed"
-        elif text.startswith((b"warning: " + _LOSS, _LOSS)):
+        elif text.startswith((b"warning: " + LOSS, LOSS)):
             self.lost_datagrams += 1
-        elif found := _GIVEN_UP.match(text):
+        elif found := GIVEN_UP.match(text):
             self._given_up(head, found[2])
 
     @property
@@ -275,7 +238,7 @@ class PostfixLog:
         self._others = bool(self._own_senders) or self._begin is None
 
     def _first(self, line: bytes) -> None:
-        stamp = _STAMP.match(line)
+        stamp = STAMPED.match(line)
         if stamp is not None:
             self._begin = self._clock.of(stamp[1], stamp[2], stamp[3])
 
@@ -329,7 +292,7 @@ class PostfixLog:
         return session
 
     def _tlsrpt(self, head: re.Match[bytes], text: bytes) -> None:
-        found = _TLSRPT.match(text)
+        found = TLSRPT.match(text)
         if found is None:
             self.unclear += 1
             return
@@ -347,13 +310,13 @@ class PostfixLog:
 
     def _given_up(self, head: re.Match[bytes], reason: bytes) -> None:
         """Why one MX host was given up for the next, or a recipient's delivery."""
-        if found := _NOT_OFFERED.match(reason):
+        if found := NOT_OFFERED.match(reason):
             session = self._session(head, found[1] or found[3], found[2] or found[4])
             if session is not None and not session.result:
                 session.result = "starttls-not-supported"
             return
-        known = _REASONS.get(reason)
-        if known is None and _TLSA_LOOKUP.match(reason):
+        known = REASONS.get(reason)
+        if known is None and TLSA_LOOKUP.match(reason):
             known = ("dnssec-invalid", "TLSA lookup failed")
         process = self._processes.get(head[4])
         if known is None or process is None or not process.sessions:
@@ -363,7 +326,7 @@ class PostfixLog:
             session.result, session.reason = known if known[0] else _unverified(session)
 
     def _recipient(self, head: re.Match[bytes], text: bytes) -> None:
-        found = _RECIPIENT.fullmatch(text)
+        found = RECIPIENT.fullmatch(text)
         # An older Postfix does not quote local parts: one that holds ">, relay=" could tell tales.
         if found is None or b">, relay=" in found[8] or b">, orig_to=" in found[8]:
             self.unclear += 1
@@ -373,7 +336,7 @@ class PostfixLog:
         process = self._process(head)
         delivery = (queue_id, domain)
         again, process.delivery = process.delivery == delivery, delivery
-        taken = status in _TAKEN
+        taken = status in TAKEN
         reused = host is None or b"conn_use=" in fields
         if not taken and not again:
             if not process.sessions and not reused:
@@ -400,7 +363,7 @@ class PostfixLog:
         self, head: re.Match[bytes], process: _Process, found: re.Match[bytes], *, again: bool
     ) -> None:
         """What a delivery says of its session by itself, where nothing was said before."""
-        tls = _TLS.search(found[6])
+        tls = TLS.search(found[6])
         if tls is None:
             return
         self._told(process.instance)
@@ -413,17 +376,17 @@ class PostfixLog:
                 session.result = "starttls-not-supported"
             elif session is not None:
                 session.result, session.reason = GENERAL_FAILURE, _clean(tls[0].strip(b" ,"))
-        elif found[7] in _TAKEN and b"none" not in (level, downgrade):
+        elif found[7] in TAKEN and b"none" not in (level, downgrade):
             session = self._session(head, found[3], found[4])
             if session is not None:
                 session.success = True
-                session.tls = "verified" if (downgrade or level) in _VERIFYING else ""
+                session.tls = "verified" if (downgrade or level) in VERIFYING else ""
 
     def _unprotected(self, head: re.Match[bytes], instance: _Instance, fields: bytes) -> None:
         """A delivery without a word of TLS."""
         at = self._at(head)
         if b"tls=" not in fields and at is not None:
-            delays = _DELAYS.search(fields)
+            delays = DELAYS.search(fields)
             took = float(delays[1]) + float(delays[2]) if delays else 0.0
             if self._begin is None or at - took <= self._begin:
                 # What was said of its session may stand before the first line.
@@ -437,7 +400,7 @@ class PostfixLog:
     def _refused(
         self, head: re.Match[bytes], process: _Process, host: bytes, ip: bytes, reason: bytes
     ) -> None:
-        if reason in _REASONS or _TLSA_LOOKUP.match(reason):
+        if reason in REASONS or TLSA_LOOKUP.match(reason):
             self._session(head, host, ip)
         self._given_up(head, reason)
 
@@ -482,7 +445,7 @@ class PostfixLog:
             self._silent += 1
 
     def _sender(self, line: bytes) -> None:
-        found = _QMGR.match(line)
+        found = QMGR.match(line)
         if found and found[5].lower() in self._own_senders:
             if len(self._own) >= MAX_PROCESSES:
                 del self._own[next(iter(self._own))]

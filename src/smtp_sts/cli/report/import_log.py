@@ -95,8 +95,9 @@ def import_log(
     """
     from smtp_sts.config import ConfigError, load
     from smtp_sts.reporting.hindsight import Hindsight
-    from smtp_sts.reporting.import_log import LogError, Options, unpacked
+    from smtp_sts.reporting.import_log import Options
     from smtp_sts.reporting.import_log import import_log as run
+    from smtp_sts.reporting.log_kind import LogError, unpacked
     from smtp_sts.store import StoreError
 
     name = _name(file)
