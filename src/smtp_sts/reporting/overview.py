@@ -236,20 +236,20 @@ def _collected(counts: _Counts, day: int, domain: str) -> Collected:
             date_of(day), int(good + bad > 0), good, bad, {},
             [Worst(domain, good, bad, _results(counts, day, domain))] if bad else [],
         )  # fmt: skip
-    total = counts.totals().get(day)
-    if total is None:
-        return Collected(date_of(day), 0, 0, 0, {}, [])
+    total = counts.totals().get(day) or Total(0, 0, 0)
     worst = [
         Worst(name, found.successful, found.failed, _results(counts, day, name))
         for name, found in counts.worst(day).items()
     ]
+    sources, unread = {}, {}
+    for source, number in sorted(counts.tallies.sources(day).items(), key=lambda item: -item[1]):
+        kind, _, host = source.partition(":")
+        if kind == "unread":
+            unread[host] = number
+        elif kind != "log":  # which daemon follows whose log: `store.tallies`
+            sources[source] = number
     return Collected(
-        date_of(day),
-        total.domains,
-        total.successful,
-        total.failed,
-        dict(sorted(counts.tallies.sources(day).items(), key=lambda item: -item[1])),
-        worst,
+        date_of(day), total.domains, total.successful, total.failed, sources, worst, unread
     )
 
 
