@@ -119,6 +119,8 @@ def _store_answered(
             cached is None or (event.now < kept.expires_at and not table.replaces(cached, kept))
         ):
             state = replace(state, cached=kept, absent=NO_REASON, told=kept.policy)
+            if cached is not None and cached != kept:
+                effects = (ev.RepliesAreStale(),)  # they say what was believed meanwhile
         elif cached is not None:  # it was believed while the store was away
             effects = (ev.SaveAgain(cached),)
     if not asked:
