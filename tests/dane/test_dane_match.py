@@ -123,7 +123,7 @@ CASES: dict[str, tuple[list[tuple[str, Cert]], list[Cert], int | str]] = {
     "ta-leaf-expired": ([("2 0 1", ROOT)], chain(leaf(days=OLD), INNER, ROOT),
                         "certificate-expired"),
     "ta-leaf-early": ([("2 0 1", ROOT)], chain(leaf(days=EARLY), INNER, ROOT),
-                      "validation-failure"),
+                      "certificate-expired"),
     "ta-inner-expired": (
         [("2 0 1", ROOT)],
         chain(leaf(Cert("inner", ROOT, days=OLD)), Cert("inner", ROOT, days=OLD), ROOT),

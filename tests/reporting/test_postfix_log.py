@@ -80,7 +80,7 @@ def test_a_session_that_carried_mail(word: str) -> None:
           f"TLSRPT: status=failure, domain=bob.example, receiving_mx={MX}, "
           "failure_type=validation_failure, failure_reason=self-signed_certificate",
           TLS.format("Untrusted"), _deferred("Server certificate not verified")],
-         "validation-failure", "self-signed_certificate"),
+         "certificate-not-trusted", "self-signed_certificate"),
         ([_deferred(f"TLS is required, but was not offered by host {MX}", "4.7.4")],
          "starttls-not-supported", ""),
         ([_deferred(f"TLS is required, but host {MX} refused to start TLS: 454 later", "4.7.4")],

@@ -11,21 +11,26 @@ from pathlib import Path
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from smtp_sts.cli import main
 from smtp_sts.tlsrpt import (
     AppliedPolicy,
     Failure,
     PolicyResult,
+    Report,
     compose,
     open_report,
     open_reports,
     pack,
 )
 from smtp_sts.tlsrpt.bounds import MAX_MAILS
+from smtp_sts.tlsrpt.regular import Regular, regular
 from smtp_sts.tlsrpt.sessions import Sessions, sessions_of
 
-from .samples import REPORT, STS
+from .samples import REPORT, REPORTS, STS
+from .test_tlsrpt_report import _body
 
 FOUND = Path(__file__).parent / "found"
 NOW = datetime(2026, 4, 2, tzinfo=UTC)
@@ -245,3 +250,50 @@ def test_a_long_result_type_leaves_the_other_columns_their_room(tmp_path: Path) 
     # where nobody reads along nothing is folded
     (row,) = [line for line in _show(tmp_path / "r").output.splitlines() if "x" * 150 in line]
     assert "192.0.2.1" in row and "why" in row
+
+
+def _convert(path: Path, *options: str) -> Result:
+    return CliRunner().invoke(main, ["report", "convert", str(path), *options])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["report-details-without-summary.json", "report-nested-policy-string.json",
+     "report-two-in-one.mbox"],
+)  # fmt: skip
+def test_ids_of_large_senders_are_no_hindrance_to_conversion(name: str) -> None:
+    result = _convert(FOUND / name, "--to", "json")
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert made["report-id"].count("@") == 1
+    assert "report-id" in result.stderr
+
+
+def test_the_example_of_the_rfc_is_converted_there_and_back(tmp_path: Path) -> None:
+    (tmp_path / "r").write_bytes(_body({}))
+    xml = _convert(tmp_path / "r")
+    assert xml.exit_code == 0, xml.output
+    assert "<connectedIp>203.0.113.56</connectedIp>" in xml.stdout
+    assert "2001:db8:abcd:13::1" in xml.stdout
+    (tmp_path / "x").write_text(xml.stdout)
+    back = _convert(tmp_path / "x")
+    assert back.exit_code == 0, back.output
+    assert json.loads(back.stdout)["policies"][0]["summary"]["total-failure-session-count"] == 303
+
+
+@given(REPORTS)
+def test_what_is_regular_stays_as_it_is(report: Report) -> None:
+    assert regular(report) == Regular(report, ())
+
+
+@given(st.text(max_size=30), st.text(max_size=30), st.integers(-5, 2**60))
+def test_whatever_is_made_regular_renders(text: str, other: str, number: int) -> None:
+    failure = Failure(text, number, other, text, other, text, other, text)
+    policy = AppliedPolicy(text, DOMAIN, (text, other), (other, text))
+    report = msgspec.structs.replace(
+        REPORT,
+        organization_name=other,
+        report_id=other,
+        policies=(PolicyResult(policy, number, -number, (failure,)),),
+    )
+    assert regular(report).report.render()

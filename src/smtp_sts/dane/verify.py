@@ -18,6 +18,7 @@ import msgspec
 
 from smtp_sts.dane.certificate import Certificate, read
 from smtp_sts.dane.errors import MatchError
+from smtp_sts.dane.faults import FAULTS
 from smtp_sts.dane.tlsa import CERT, DANE_EE, DANE_TA, FULL, SPKI, Tlsa, unusable
 
 #: Certificates of a chain that are looked at.
@@ -52,12 +53,14 @@ def match(
     """
     usable = _agile([record for record in records if unusable(record) is None])
     if not usable:
-        raise MatchError("tlsa-invalid", "there is no TLSA record that SMTP can use")
+        raise MatchError(FAULTS["tlsa-unusable"], "there is no TLSA record that SMTP can use")
     if not chain:
-        raise MatchError("validation-failure", "the server presents no certificate")
+        raise MatchError(FAULTS["certificate-absent"], "the server presents no certificate")
     leaf = read(chain[0])
     if leaf is None:
-        raise MatchError("validation-failure", "the server's certificate cannot be read")
+        raise MatchError(
+            FAULTS["certificate-unreadable"], "the server's certificate cannot be read"
+        )
     for record in usable:
         # RFC 7672 section 3.1.1: neither names nor dates count.
         if record.usage == DANE_EE and record.covers(leaf.der, leaf.spki):
@@ -86,7 +89,7 @@ def _unmatched(usable: list[Tlsa]) -> MatchError:
         text = f"the server's certificate matches {what} ({', '.join(shown)})"
     else:
         text = f"the chain leads to no trust anchor: it matches {what} ({', '.join(shown)})"
-    return MatchError("certificate-not-trusted", text)
+    return MatchError(FAULTS["certificate-unmatched"], text)
 
 
 def _agile(usable: list[Tlsa]) -> list[Tlsa]:
@@ -174,23 +177,23 @@ def _check(path: _Path, names: Sequence[str], when: float) -> None:
     for depth, certificate in enumerate(path):
         which = f"certificate {depth + 1} of the chain ({_names(certificate)})"
         if when > certificate.not_after:
-            raise MatchError("certificate-expired", f"{which} has expired")
+            raise MatchError(FAULTS["certificate-expired"], f"{which} has expired")
         if when < certificate.not_before:
-            raise MatchError("validation-failure", f"{which} is not valid yet")
+            raise MatchError(FAULTS["certificate-not-yet-valid"], f"{which} is not valid yet")
         if certificate.unknown:
             text = f"{which} has a critical extension that is unknown: {certificate.unknown}"
-            raise MatchError("certificate-not-trusted", text)
+            raise MatchError(FAULTS["certificate-invalid"], text)
         below = sum(not inner.self_issued for inner in path[1:depth])
         if depth and certificate.path_length is not None and below > certificate.path_length:
-            raise MatchError("certificate-not-trusted", f"{which} allows no chain so long")
+            raise MatchError(FAULTS["certificate-invalid"], f"{which} allows no chain so long")
         if depth and not _within(leaf.dns_names, certificate):
             text = f"{which} is not allowed to issue for {_names(leaf)}"
-            raise MatchError("certificate-not-trusted", text)
+            raise MatchError(FAULTS["certificate-invalid"], text)
     if not leaf.serves:
-        raise MatchError("certificate-not-trusted", "the certificate is not for TLS servers")
+        raise MatchError(FAULTS["certificate-invalid"], "the certificate is not for TLS servers")
     if not any(_is_named(pattern, name) for pattern in leaf.dns_names for name in names):
         text = f"the certificate is for {_names(leaf)}, not for {' or '.join(names)}"
-        raise MatchError("certificate-host-mismatch", text)
+        raise MatchError(FAULTS["certificate-name-mismatch"], text)
 
 
 def _names(certificate: Certificate) -> str:

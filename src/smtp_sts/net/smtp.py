@@ -17,6 +17,7 @@ from typing import Final
 
 import msgspec
 
+from smtp_sts.dane.faults import FAULTS
 from smtp_sts.net.addresses import is_public
 from smtp_sts.net.exchange import certificate_fault
 from smtp_sts.net.tls import TlsTrouble, start
@@ -29,12 +30,6 @@ MAX_LINES: Final = 100
 MAX_REPLY: Final = 16 * 1024
 _REPLY: Final = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 
-#: fault of a certificate (`net.failure`) -> result type; any other is an untrusted chain
-_RESULTS: Final = {
-    "certificate-expired": "certificate-expired",
-    "certificate-not-yet-valid": "certificate-expired",
-    "certificate-name-mismatch": "certificate-host-mismatch",
-}
 #: Alerts of a server to which we do not offer what it wants. It may be what costs too much for us,
 #: and no fault in the eyes of a mail server that offers it (finite-field Diffie-Hellman).
 _NO_COMMON_GROUND: Final = ("SSLV3_ALERT_HANDSHAKE_FAILURE", "TLSV1_ALERT_INSUFFICIENT_SECURITY")
@@ -148,16 +143,16 @@ async def _talk(
         tls = await start(writer.transport, seen.host, seen.address, context)
     except ssl.SSLCertVerificationError as error:
         slug, words = certificate_fault(error)
-        result_type = _RESULTS.get(slug, "certificate-not-trusted")
+        result_type = FAULTS[slug]
         text = f"the certificate {words}"
     except ssl.SSLError as error:
         if error.reason in _NO_COMMON_GROUND or (
             isinstance(error, TlsTrouble) and error.reason != NOT_TLS
         ):
             raise _Talk(False, "", f"TLS failed: {error.reason}") from None
-        result_type, text = "validation-failure", f"TLS failed: {error.reason}"
+        result_type, text = FAULTS["handshake-failed"], f"TLS failed: {error.reason}"
     except (ConnectionError, EOFError):
-        result_type, text = "validation-failure", "the connection was closed within TLS"
+        result_type, text = FAULTS["handshake-failed"], "the connection was closed within TLS"
     else:
         session = tls.get_extra_info("ssl_object")
         version, chain = str(session.version()), _chain(session)

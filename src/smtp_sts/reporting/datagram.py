@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
+from smtp_sts.dane.faults import as_fault
 from smtp_sts.reporting.declared import left_out
 from smtp_sts.reporting.outcome import Outcome, Trouble
 from smtp_sts.tlsrpt import AppliedPolicy
@@ -170,7 +171,7 @@ def _trouble(found: _Failure) -> Trouble:
     if name is None:  # a type of the future: section 4.3.3 has a type for it
         name, reason = GENERAL_FAILURE, reason or f"code {found.c}"
     return Trouble(
-        result_type=name,
+        result_type=as_fault(name, reason),
         sending_mta_ip=ip_address(found.s or ""),
         receiving_mx_hostname=domain_name(found.n or ""),
         receiving_mx_helo=ehlo_name(found.h or ""),

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final
 
+from smtp_sts.dane.faults import FAULTS
 from smtp_sts.reporting.envelopes import EXIM, bare
 from smtp_sts.reporting.lines import DOMAIN, LOCAL_PART, STAMP, Clock, log_domain
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
@@ -197,12 +198,14 @@ class EximLog:
         ip = ip_address(found[1].decode("ascii"))
         reason = found[3] or b""
         if found[2]:
-            trouble = Trouble("certificate-host-mismatch", receiving_ip=ip)
+            trouble = Trouble(FAULTS["certificate-name-mismatch"], receiving_ip=ip)
         elif b"expired" in reason or b"not yet valid" in reason:
-            trouble = Trouble("certificate-expired", receiving_ip=ip)
+            trouble = Trouble(FAULTS["certificate-expired"], receiving_ip=ip)
         else:
             trouble = Trouble(
-                "certificate-not-trusted", receiving_ip=ip, failure_reason_code=_clean(reason)
+                FAULTS["certificate-unknown-issuer"],
+                receiving_ip=ip,
+                failure_reason_code=_clean(reason),
             )
         evidence = self._message(message_id).evidence
         if len(evidence) < _MAX_TROUBLES:
@@ -411,11 +414,11 @@ def _trouble(host: bytes, ip: bytes, reason: bytes, evidence: dict[str, Trouble]
         result = GENERAL_FAILURE
         why = "TLS handshake failed"
     elif found := _DANE.match(reason):
-        result, why = "tlsa-invalid", _clean(found[1])
+        result, why = FAULTS["tlsa-unusable"], _clean(found[1])
         if b"not DNSSEC" in found[1]:
-            result = "dane-required"
+            result = FAULTS["tlsa-not-found"]
         elif b"tlsa lookup" in found[1]:
-            result = "dnssec-invalid"
+            result = FAULTS["tlsa-lookup-failed"]
     elif found := _SESSION.match(reason):
         stage = found[1] or b""
         result, why = GENERAL_FAILURE, _clean(stage + b": " + found[2] if stage else found[2])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from smtp_sts.dane.faults import FAULTS
 from smtp_sts.reporting.lines import DOMAIN, LOCAL_PART, STAMP
 from smtp_sts.tlsrpt.results import GENERAL_FAILURE
 
@@ -62,8 +63,8 @@ REASONS: Final = {
     b"Server certificate not trusted": ("certificate-not-trusted", ""),
     b"Cannot start TLS: handshake failure": (GENERAL_FAILURE, "TLS handshake failed"),
     b"non DNSSEC destination": ("dane-required", "destination is not signed"),
-    b"no TLSA records found": ("dane-required", "no TLSA records"),
-    b"all TLSA records unusable": ("tlsa-invalid", "all TLSA records unusable"),
+    b"no TLSA records found": (FAULTS["tlsa-not-found"], "no TLSA records"),
+    b"all TLSA records unusable": (FAULTS["tlsa-unusable"], "all TLSA records unusable"),
 }
 TLSA_LOOKUP: Final = re.compile(rb"TLSA lookup error for [A-Za-z0-9_.-]+:[0-9]+$")
 LOSS: Final = b"Could not report TLS handshake result to tlsrpt library"

@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Collection
 from typing import Final, cast
 
+from smtp_sts.dane.faults import FAULTS, as_fault
 from smtp_sts.reporting.envelopes import bare
 from smtp_sts.reporting.lines import Clock, log_domain
 from smtp_sts.reporting.outcome import Certificate, Outcome, Trouble
@@ -306,6 +307,7 @@ class PostfixLog:
         name = (found[5] or b"").decode("ascii").replace("_", "-")
         session.result = name if name in RESULTS else GENERAL_FAILURE
         reason = _clean(found[6] or b"")
+        session.result = as_fault(session.result, reason)
         session.reason = reason if name in RESULTS else reason or name
 
     def _given_up(self, head: re.Match[bytes], reason: bytes) -> None:
@@ -317,7 +319,7 @@ class PostfixLog:
             return
         known = REASONS.get(reason)
         if known is None and TLSA_LOOKUP.match(reason):
-            known = ("dnssec-invalid", "TLSA lookup failed")
+            known = (FAULTS["tlsa-lookup-failed"], "TLSA lookup failed")
         process = self._processes.get(head[4])
         if known is None or process is None or not process.sessions:
             return
@@ -457,18 +459,18 @@ def _unverified(session: _Session) -> tuple[str, str]:
     evidence = session.evidence
     # The words of Postfix 3.10's own TLSRPT, so that a log of any version gives the same report.
     if evidence == b"certificate has expired":
-        return "certificate-expired", ""
+        return FAULTS["certificate-expired"], ""
     if evidence == b"certificate not yet valid":
-        return "certificate-expired", "certificate not yet valid"
+        return FAULTS["certificate-not-yet-valid"], "certificate not yet valid"
     if evidence == b"self-signed certificate":
-        return GENERAL_FAILURE, "self-signed_certificate"
+        return FAULTS["certificate-self-signed"], "self-signed_certificate"
     # 3.10 calls a certificate trusted whose chain is good, verified whose name is good too; before,
     # the name alone makes it untrusted.
     if not session.tls and not evidence:  # what was said of it is not in this log
         return GENERAL_FAILURE, "certificate not verified"
     if session.tls == "trusted" or evidence == b"num=62:hostname mismatch":
-        return "certificate-host-mismatch", ""
-    return "certificate-not-trusted", _clean(evidence)
+        return FAULTS["certificate-name-mismatch"], ""
+    return FAULTS["certificate-unknown-issuer"], _clean(evidence)
 
 
 def _clean(text: bytes) -> str:

@@ -16,10 +16,10 @@ from smtp_sts.tlsrpt.draft00_report import DraftFailure, DraftReport
 from smtp_sts.tlsrpt.draft00_results import DRAFT_RESULTS, FROM_RFC8460, WIDENED
 from smtp_sts.tlsrpt.errors import shown
 from smtp_sts.tlsrpt.names import domain_name
+from smtp_sts.tlsrpt.regular import fit_report_id
 from smtp_sts.tlsrpt.report import AppliedPolicy, Failure, PolicyResult, Report, is_report_id
 from smtp_sts.tlsrpt.results import CHECKED, GENERAL_FAILURE
 
-_UNFIT_ID: Final = re.compile(r"[^A-Za-z0-9+_-]+", re.ASCII)
 #: The text of a policy of the draft, and two of its fields.
 _DRAFT_TEXT: Final = re.compile(r"[vV]\s*=\s*STS1\s*(;|$)", re.ASCII)
 _ENFORCED: Final = re.compile(r";\s*to\s*=\s*true\s*(;|$)", re.ASCII | re.IGNORECASE)
@@ -61,8 +61,7 @@ def to_rfc8460(draft: DraftReport) -> Converted:
         losses.append(f"extra_contact_info {shown(draft.extra_contact)} has no place")
     report_id = draft.report_id
     if not is_report_id(report_id):
-        left = _UNFIT_ID.sub("-", report_id)[:128].strip("-") or "report"
-        report_id = f"{left}@{draft.submitter}"
+        report_id = fit_report_id(report_id, draft.submitter)
         losses.append(f"report_id {shown(draft.report_id)} became {shown(report_id)}")
     tlsa = draft.constraint == "tlsa"
     policy = AppliedPolicy(

@@ -39,9 +39,11 @@ RESULTS: Final[dict[str, Result]] = {
     ),
     "certificate-not-trusted": Result(
         203,
-        "The certificate's chain does not end at a certification authority that the sender trusts.",
+        "The certificate's chain does not end at a certification authority that the sender trusts; "
+        "or, by DANE, no TLSA record matches it.",
         "Send the whole chain, intermediate certificates included; replace a self-signed "
-        "certificate by one of a public authority.",
+        "certificate by one of a public authority. For DANE publish the TLSA record of a new key "
+        "before the key goes into use.",
     ),
     "certificate-expired": Result(
         204,
@@ -72,8 +74,8 @@ RESULTS: Final[dict[str, Result]] = {
     ),
     "tlsa-invalid": Result(
         304,
-        "No TLSA record of the MX host was usable, or none matched its certificate.",
-        "Publish TLSA records for the key in use, before a new key goes into use.",
+        "No TLSA record of the MX host was usable.",
+        "Publish TLSA records that SMTP can use: 3 1 1, or 2 1 1 with the anchor in the chain.",
     ),
     "dnssec-invalid": Result(
         305,

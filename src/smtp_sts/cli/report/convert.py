@@ -35,6 +35,7 @@ def convert(file: Any, form: str | None, number: int | None) -> None:
     from smtp_sts.tlsrpt import TlsrptError, open_report, to_draft, to_rfc8460
     from smtp_sts.tlsrpt.bounds import MAX_MAIL
     from smtp_sts.tlsrpt.names import clean
+    from smtp_sts.tlsrpt.regular import regular
 
     def say(text: str) -> None:
         click.echo(f"smtp-sts: {clean(text, 1000)}", err=True)
@@ -56,14 +57,17 @@ def convert(file: Any, form: str | None, number: int | None) -> None:
             if draft is not None:
                 converted = to_rfc8460(draft)
                 report, losses = converted.report, converted.losses
+            fit = regular(report)
+            report, losses = fit.report, (*losses, *fit.losses)
             body = (
                 safe_json(msgspec.json.format(report.render(), indent=2).decode()).encode() + b"\n"
             )
         elif draft is not None:
             body = draft.render()
         else:
-            made = to_draft(report)
-            losses = made.losses
+            fit = regular(report)
+            made = to_draft(fit.report)
+            losses = (*fit.losses, *made.losses)
             body = _chosen(made.reports, number).render()
     except LookupError as error:
         say(str(error.args[0]))
