@@ -60,7 +60,8 @@ def test_the_replies_to_a_policy_in_testing() -> None:
     testing = replies(decision("testing", Policy("testing", ("mx.bob.example",), 60)))
     assert testing["postfix"] == testing["sts"] == NOT_FOUND
     assert testing["postfix-tlsrpt"] == (
-        "OK may policy_type=sts policy_domain=bob.example mx_host_pattern=mx.bob.example "
+        "OK may servername=hostname policy_type=sts policy_domain=bob.example "
+        "mx_host_pattern=mx.bob.example "
         "{ policy_string = version: STSv1 } { policy_string = mode: testing } "
         "{ policy_string = mx: mx.bob.example } { policy_string = max_age: 60 }"
     )
@@ -82,7 +83,7 @@ TESTING = Policy("testing", ("mx.bob.example",), 60)
     ("policy", "alone", "reporting"),
     [
         (None, "NOTFOUND", "NOTFOUND"),
-        (TESTING, "NOTFOUND", "OK may policy_type=sts"),
+        (TESTING, "NOTFOUND", "OK may servername=hostname policy_type=sts"),
         (Policy("none", (), 60), "NOTFOUND", "NOTFOUND"),
         # RFC 8461 section 2: DANE goes first; a sender that does not do DANE does STS.
         (Policy("enforce", ("mx.bob.example",), 60), "OK secure", "OK secure"),

@@ -420,7 +420,9 @@ def test_c_tlsa_with_dnssec_and_without(tmp_path: Path) -> None:
             assert (decision.outcome, decision.reason) == ("dane", "tlsa-required")
             told = replies(decision)
             assert told["postfix-dane-tlsrpt"] == "OK dane-only"
-            assert told["postfix-tlsrpt"].startswith("OK may policy_type=sts ")  # as with DANE off
+            assert told["postfix-tlsrpt"].startswith(
+                "OK may servername=hostname policy_type=sts "
+            )  # as with DANE off
             assert replies(decision)["sts"] == "NOTFOUND "
             s.rules = overrides.read({"bob.example": Override(dane=False)})
             await s.restart()
@@ -598,7 +600,8 @@ def decision(
         (decision(("*.bob.example",)), "OK secure match=.bob.example servername=hostname",
          "OK secure match=.bob.example servername=hostname"),
         (decision(outcome="testing"), "NOTFOUND ",
-         f"OK may policy_type=sts policy_domain=bob.example mx_host_pattern={MX} "
+         "OK may servername=hostname policy_type=sts policy_domain=bob.example "
+         f"mx_host_pattern={MX} "
          "{ policy_string = v=STS1; to=true }"),
         # `OK may` can be less than what the operator has set: not on anybody's word.
         (decision(outcome="testing", authenticated=False), "NOTFOUND ", "NOTFOUND "),

@@ -102,7 +102,7 @@ def postfix_dane_tlsrpt(decision: Decision) -> str:
     policy = decision.policy
     if policy is None or decision.tlsa or not _told_whole(decision):
         return postfix_dane(decision)
-    level = secure(policy, _POSTFIX_LIST) if decision.outcome == "enforce" else "OK may"
+    level = secure(policy, _POSTFIX_LIST) if decision.outcome == "enforce" else f"OK may{_SNI}"
     reply = f"{level} {_attributes(decision)}"
     return reply if len(reply) <= POSTFIX_REPLY else postfix_dane(decision)
 
