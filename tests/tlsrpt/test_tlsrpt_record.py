@@ -20,6 +20,7 @@ MAILBOX = Destination("mailto", "r@example.com")
         ([b"v=TLSRPTv1 \t; rua=mailto:r@example.com"], ["r@example.com"]),
         ([b"v=TLSRPTv1; ext.1=x:y; rua=mailto:r@example.com; more=1"], ["r@example.com"]),
         ([b"v=TLSRPTv1; rua=MAILTO:r@EXAMPLE.com"], ["r@example.com"]),
+        ([b"v=TLSRPTv1; rua=mailto:%2F/r@example.com"], ["//r@example.com"]),
         ([b"v=TLSRPTv1; rua=mailto://r@example.com,mailto:r@example.com"], ["r@example.com"]),
         ([b"v=TLSRPTv1; rua=mailto:R@example.com"], ["R@example.com"]),
         ([b"v=TLSRPTv1; rua=mailto:a%2Bb%21c@example.com"], ["a+b!c@example.com"]),

@@ -49,7 +49,10 @@ class Destination(msgspec.Struct, frozen=True):
             return self.target
         local, _, domain = self.target.rpartition("@")
         # "%", "?" and "#" have a meaning in a URI; "," "!" ";" are to be encoded (section 3).
-        return f"mailto:{quote(local, safe=_UNENCODED)}@{domain}"
+        encoded = quote(local, safe=_UNENCODED)
+        if encoded.startswith("//"):  # else it would be read as what others write by mistake
+            encoded = f"%2F{encoded[1:]}"
+        return f"mailto:{encoded}@{domain}"
 
 
 class Record(msgspec.Struct, frozen=True):
