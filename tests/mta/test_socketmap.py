@@ -161,10 +161,18 @@ class Asked:
     def __init__(self) -> None:
         self.slow: dict[str, asyncio.Event] = {}
         self.domains: list[str] = []
+        self.more = asyncio.Event()
+
+    async def until(self, count: int) -> None:
+        """Wait until so many have been asked for."""
+        while len(self.domains) < count:
+            self.more.clear()
+            await self.more.wait()
 
     async def decide(self, where: NextHop) -> Decision:
         domain = where.domain
         self.domains.append(domain)
+        self.more.set()
         if domain in self.slow:
             await self.slow[domain].wait()
         if domain.startswith("bob"):
@@ -210,6 +218,26 @@ def test_a_second_question_is_answered_from_the_table(tmp_path: Path) -> None:
             client.send(*["bob.example"] * 50)
             assert [await client.read() for _ in range(50)] == [SECURE] * 50
             assert asked.domains == ["bob.example"]
+
+    asyncio.run(play())
+
+
+def test_law_1_what_was_decided_before_a_change_is_not_kept_ready(tmp_path: Path) -> None:
+    """The decision is on its way, perhaps from another worker, when another one takes its place."""
+
+    async def play() -> None:
+        async with serving(tmp_path) as (client, asked, service):
+            asked.slow["carol.example"] = asyncio.Event()
+            client.send("carol.example", "carol.example:587")
+            await asked.until(2)
+            service.table.forget("carol.example")
+            asked.slow["carol.example"].set()
+            assert [await client.read() for _ in range(2)] == ["NOTFOUND "] * 2
+            assert not service.table.replies
+            client.send("carol.example")
+            assert await client.read() == "NOTFOUND "
+            assert len(service.table.replies) == 1
+            assert len(asked.domains) == 3
 
     asyncio.run(play())
 

@@ -2,7 +2,8 @@
 
 Promises: what is looked up has not expired (`sweep` is called when the clock passes `due`); the
 table never holds more than `limit` replies, nor more than `max_bytes` of requests and replies (a
-policy of 64 KiB makes replies of twice that); `forget` removes all replies of a policy domain.
+policy of 64 KiB makes replies of twice that); `forget` removes all replies of a policy domain, and
+keeps out those to questions that are open: what they are told may be from before.
 Must not: be filled with anything but well-formed requests that hold no comma but their last, for
 the hot path relies on that (`socketmap.py`).
 """
@@ -30,11 +31,21 @@ class Ready:
         self.kind = kind
 
 
+class Question:
+    """One that is not answered yet; `stale` once replies about its domain are void."""
+
+    __slots__ = ("domain", "stale")
+
+    def __init__(self, domain: str) -> None:
+        self.domain = domain
+        self.stale = False
+
+
 class ReadyTable:
     """`replies`, `due` and `asked` are the hot path's; everything else goes by the methods."""
 
-    __slots__ = ("_answered", "_domains", "_heap", "_limit", "_max_bytes", "asked", "bytes", "due",
-                 "replies")  # fmt: skip
+    __slots__ = ("_answered", "_domains", "_heap", "_limit", "_max_bytes", "_open", "asked",
+                 "bytes", "due", "replies")  # fmt: skip
 
     def __init__(self, limit: int, max_bytes: int = MAX_BYTES) -> None:
         #: request netstring -> what is ready for it
@@ -52,6 +63,21 @@ class ReadyTable:
         self._heap: list[tuple[float, bytes]] = []
         # A tuple, for most have one: a set takes four times the memory.
         self._domains: dict[str, tuple[bytes, ...]] = {}
+        #: questions that are open, by policy domain
+        self._open: dict[str, set[Question]] = {}
+
+    def open(self, domain: str) -> Question:
+        """A question about a policy domain is asked; `close` it when it is answered."""
+        question = Question(domain)
+        self._open.setdefault(domain, set()).add(question)
+        return question
+
+    def close(self, question: Question) -> None:
+        """A question is answered."""
+        others = self._open[question.domain]
+        others.discard(question)
+        if not others:
+            del self._open[question.domain]
 
     def add(self, request: bytes, reply: bytes, domain: str, until: float, kind: str = "") -> None:
         """Keep a reply until a time (seconds since the epoch); `kind` is what it counts as."""
@@ -81,9 +107,14 @@ class ReadyTable:
         """Remove all replies of a policy domain, by whatever next hop it was asked for."""
         for request in self._domains.get(domain, ()):
             self._drop(request)
+        for question in self._open.get(domain, ()):
+            question.stale = True
 
     def clear(self) -> None:
         """Remove all replies: the clock by which they expire was set."""
+        for questions in self._open.values():
+            for question in questions:
+                question.stale = True
         for ready in self.asked:
             self._count(ready)
         self.asked.clear()

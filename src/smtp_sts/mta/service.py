@@ -262,16 +262,24 @@ class Connection(asyncio.Protocol):
         else:
             self._write(reply)
 
-    def _ask(self, where: NextHop, render: Render, otherwise: bytes, profile: str) -> None:
+    def _ask(
+        self,
+        where: NextHop,
+        render: Render,
+        otherwise: bytes,
+        profile: str,
+        answered: Callable[[], None] = lambda: None,
+    ) -> None:
         """Reply with the decision for a next hop; `otherwise` is the reply that fails open.
 
-        `profile` is what the answer counts as.
+        `profile` is what the answer counts as; `answered` is called in the end, whatever happens.
         """
         slot = _Slot()
         self._pending.append(slot)
         task = asyncio.ensure_future(self._answer(slot, where, render, otherwise, profile))
         self._service.tasks.add(task)
         task.add_done_callback(self._service.tasks.discard)
+        task.add_done_callback(lambda _done: answered())
 
     async def _answer(
         self, slot: _Slot, where: NextHop, render: Render, otherwise: bytes, profile: str

@@ -106,15 +106,18 @@ class Socketmap(Connection):
             self._reply(_NOT_FOUND)
             return
 
+        question = self._table.open(where.domain)
+
         def render(decision: Decision) -> bytes:
             if map_name == EXPLAIN:
                 data = as_data(key.decode("utf-8"), decision, replies(decision))
                 return netstring.encode(b"OK " + msgspec.json.encode(data))
             told = stsmx(decision, host) if profile == STSMX else PROFILES[profile](decision)
             reply = netstring.encode(told.encode("ascii"))
-            if decision.valid_until > time() and request.count(b",") == 1:
+            fresh = not question.stale and decision.valid_until > time()
+            if fresh and request.count(b",") == 1:
                 kind = f"{profile} {decision.outcome}"
                 self._table.add(request, reply, where.domain, decision.valid_until, kind)
             return reply
 
-        self._ask(where, render, _NOT_FOUND, profile)
+        self._ask(where, render, _NOT_FOUND, profile, lambda: self._table.close(question))
