@@ -97,6 +97,7 @@ async def _warm(world: tuple[Authority, int]) -> None:
     await _fetch(world, "1.3")
 
 
+@pytest.mark.alone
 def test_law_6_the_loop_computes_none_of_it(run: Run, world: tuple[Authority, int]) -> None:
     """All of them at once, sixteen times: twice what one domain has addresses."""
 

@@ -73,7 +73,8 @@ def test_every_session_is_in_the_report_once(
     for domain in ("a.example", "b.example"):
         reports = compile_reports(TODAY, domain, tallies.results(TODAY, domain), SENDER, limit)
         read = [read_json(report.render()) for report in reports]
-        assert [r.oddities for r in read] == [()] * len(reports)
+        # A session that failed in two ways has two details, which is told of as it is.
+        assert all("a sum of" in odd for r in read for odd in r.oddities)
         assert sum(r.report.successful for r in read) == good[domain]
         assert sum(r.report.failed for r in read) == bad[domain]
         assert details[domain] == sum(

@@ -21,6 +21,8 @@ from smtp_sts.store import Stored
 
 from .scene import Scene, scene
 
+pytestmark = pytest.mark.alone
+
 #: Domains with a policy, of which one process remembers up to 50,000.
 CROWD = 30_000
 #: What the loop may have to compute before it answers others (seconds of CPU). One domain after
