@@ -99,6 +99,7 @@ def model() -> None:
         stateful_step_count=60,
         deadline=None,
         database=None,
+        derandomize=True,  # a sabotage that is caught once is caught each time
         phases=(Phase.generate,),
         suppress_health_check=list(HealthCheck),
     )
