@@ -173,3 +173,40 @@ def test_the_ad_bit_of_a_liar_is_worth_nothing_where_it_is_not_trusted(run: Run)
                 assert (found.records, found.ad) == ((b"x",), trusted)
 
     run(play())
+
+
+def formerr(query: bytes) -> bytes:
+    return query[:2] + b"\x81\x81" + bytes(8)
+
+
+def notimp(query: bytes) -> bytes:
+    end = query.index(b"\0", 12) + 5
+    return query[:2] + b"\x81\x84\0\1" + bytes(6) + query[12:end]
+
+
+def badvers(query: bytes) -> bytes:
+    """NOERROR in the header; the rest of the code, 16, is in the OPT record."""
+    end = query.index(b"\0", 12) + 5
+    opt = b"\0\0\x29\4\xd0\1\0\0\0\0\0"
+    return query[:2] + b"\x81\x80\0\1\0\0\0\0\0\1" + query[12:end] + opt
+
+
+def without_edns(refusal: Answer) -> Answer:
+    """One that knows no EDNS: the question counts its additional records in the header."""
+    return lambda query: refusal(query) if query[11] else answer(query, b"x")
+
+
+@pytest.mark.parametrize("refusal", [formerr, notimp, badvers])
+def test_who_knows_no_edns_is_asked_again_without_it(run: Run, refusal: Answer) -> None:
+    """RFC 6891 section 7; `BADVERS` is no answer without records (RFC 6891 section 6.1.3)."""
+
+    async def play() -> None:
+        async with liar(without_edns(refusal)) as (made, address):
+            assert (await Dns([address]).txt("a.example")).records == (b"x",)
+            assert made.asked == 2
+            made.udp, made.asked = refusal, 0
+            with pytest.raises(NetFailure) as caught:
+                await Dns([address]).txt("a.example")
+            assert (caught.value.slug, made.asked) == ("dns-refused", 2)
+
+    run(play())

@@ -9,9 +9,11 @@ import tracemalloc
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
+import dns.message
+import dns.rcode
 import pytest
 
-from smtp_sts.lab.names import NEGATIVE_TTL, Defect
+from smtp_sts.lab.names import NEGATIVE_TTL, Defect, Names
 from smtp_sts.lab.policyhost import Page
 from smtp_sts.lab.world import World, policy_text
 from smtp_sts.net import dnswire, https
@@ -252,6 +254,46 @@ def test_a_loop_of_cnames_is_named(run: Run, length: int) -> None:
             with pytest.raises(NetFailure) as caught:
                 await Dns([world.names.address], timeout=2).txt(names[0])
             assert caught.value.slug == "dns-cname-loop"
+
+    run(scene())
+
+
+class Piecemeal(Names):
+    """A resolver that leaves out where a CNAME leads after `links` of them."""
+
+    links = 99
+
+    def answer(self, query: bytes, *, udp: bool) -> bytes | None:
+        whole = super().answer(query, udp=udp)
+        assert whole is not None
+        reply = dns.message.from_wire(whole)
+        del reply.answer[self.links :]
+        reply.set_rcode(dns.rcode.NOERROR)
+        return reply.to_wire()
+
+
+@pytest.mark.parametrize("links", [1, 3, 99])
+@pytest.mark.parametrize("length", [1, 8, 9, 11, 12])
+def test_eleven_cnames_in_a_row_are_followed(run: Run, length: int, links: int) -> None:
+    """As BIND does, however many of them stand in one answer."""
+
+    async def scene() -> None:
+        names = Piecemeal()
+        names.links = links
+        await names.start()
+        try:
+            for index in range(length):
+                names.put(f"n{index}.example", "CNAME", f"n{index + 1}.example.")
+            names.put(f"n{length}.example", "TXT", '"x"')
+            client = Dns([names.address])
+            if length > 11:
+                with pytest.raises(NetFailure) as caught:
+                    await client.txt("n0.example")
+                assert caught.value.slug == "dns-cname-loop"
+            else:
+                assert (await client.txt("n0.example")).records == (b"x",)
+        finally:
+            await names.close()
 
     run(scene())
 

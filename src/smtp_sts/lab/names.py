@@ -29,7 +29,7 @@ Defect = Literal["servfail", "refused", "nxdomain", "timeout", "truncated", "cut
 TTL: Final = 60
 #: How long the absence of a name or type may be remembered, seconds.
 NEGATIVE_TTL: Final = 30
-_CHAIN: Final = 8
+_CHAIN: Final = 12
 
 
 def _key(name: str) -> str:

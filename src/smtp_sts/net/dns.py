@@ -41,8 +41,8 @@ ATTEMPT_SECONDS: Final = 1.5
 ROUNDS: Final = 2
 #: Questions that are out at the same time, each with a socket; one organisation gets its share.
 QUESTIONS: Final = 2000
-#: CNAMEs whose target the resolver left out are asked for by us, so many times.
-MAX_ALIASES: Final = 8
+#: Codes of a resolver that does not know EDNS, or not this version of it (RFC 6891 section 7).
+_WITHOUT_EDNS: Final = (dnswire.FORMERR, dnswire.NOTIMP, dnswire.BADVERS)
 #: Failures that are a resolver's answer, and those that are the want of one.
 _ANSWERED: Final = ("dns-servfail", "dns-refused", "dns-malformed")
 _SILENT: Final = ("dns-timeout", "dns-unreachable")
@@ -158,15 +158,16 @@ class Dns:
         """Nothing is held between questions; here so that a caller need not know."""
 
     async def _follow(self, name: str, rrtype: int, validated: bool, deadline: float) -> Answer:
-        ad, ttl, asked = True, None, name
-        for _ in range(MAX_ALIASES + 1):
+        ad, ttl, asked, aliases = True, None, name, 0
+        while aliases <= dnswire.MAX_ALIASES:
             message, trusted = await self._ask(asked, rrtype, validated, deadline)
             ad = ad and message.ad and trusted
             ttl = message.ttl if ttl is None else min(ttl, message.ttl)
             moved = message.name != asked.removesuffix(".").lower()
             if message.records or message.rcode == NXDOMAIN or not moved:
                 return Answer(message.rcode, message.records, ttl, ad, message.name, message.cut)
-            asked = message.name
+            asked = message.name  # the resolver left out where the CNAME leads
+            aliases += message.aliases
         raise NetFailure("dns-cname-loop", f"the CNAMEs of {name} lead nowhere")
 
     async def _ask(
@@ -221,8 +222,13 @@ class Dns:
 
 async def _attempt(server: tuple[str, int], name: str, rrtype: int, seconds: float) -> Message:
     """One question to one resolver, answered with NOERROR or NXDOMAIN. Raises NetFailure."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
     try:
         message = await _exchange(server, name, rrtype, seconds)
+        if message.rcode in _WITHOUT_EDNS:
+            left = deadline - loop.time()
+            message = await _exchange(server, name, rrtype, left, edns=False)
     except TimeoutError:
         raise NetFailure(
             "dns-timeout", f"resolver {_shown(server)} did not answer for {name}"
@@ -250,12 +256,14 @@ def _shown(server: tuple[str, int]) -> str:
     return f"{server[0]}:{server[1]}"
 
 
-async def _exchange(server: tuple[str, int], name: str, rrtype: int, seconds: float) -> Message:
+async def _exchange(
+    server: tuple[str, int], name: str, rrtype: int, seconds: float, *, edns: bool = True
+) -> Message:
     """One question to one resolver. Raises OSError, WireError, TimeoutError."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
     message_id = int.from_bytes(os.urandom(2), "big")
-    packet = dnswire.query(message_id, name, rrtype)
+    packet = dnswire.query(message_id, name, rrtype, edns=edns)
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     answered: asyncio.Future[Message] = loop.create_future()
 

@@ -21,19 +21,24 @@ SOA: Final = 6
 MX: Final = 15
 TXT: Final = 16
 AAAA: Final = 28
+OPT: Final = 41
 DS: Final = 43
 NSEC: Final = 47
 NSEC3: Final = 50
 TLSA: Final = 52
 
 NOERROR: Final = 0
+FORMERR: Final = 1
 SERVFAIL: Final = 2
 NXDOMAIN: Final = 3
+NOTIMP: Final = 4
+#: The version of EDNS is not known there (RFC 6891 section 6.1.3); stands in the OPT record.
+BADVERS: Final = 16
 
 #: What we say we take over UDP: no fragments on the usual path (DNS flag day 2020), bytes.
 UDP_SIZE: Final = 1232
-#: CNAMEs followed within one answer.
-MAX_CHAIN: Final = 8
+#: CNAMEs followed in a row, as BIND does (its max-query-restarts).
+MAX_ALIASES: Final = 11
 #: Records of a section that are read; nobody needs more, and reading takes time.
 MAX_RECORDS: Final = 2048
 #: Compression pointers followed within one name; a name has no more labels than these.
@@ -62,7 +67,7 @@ class AliasLoop(WireError):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A response. `name` is the owner after the CNAMEs of the answer, `ttl` the least, seconds.
+    """A response. `name` is the owner after `aliases` CNAMEs of the answer, `ttl` the least, seconds.
 
     Where there are no records `ttl` is how long that may be remembered: 0 without an SOA record.
     `cut`, of a DS question without an answer: whether the NSEC or NSEC3 records say that a zone of
@@ -76,6 +81,7 @@ class Message(msgspec.Struct, frozen=True):
     records: tuple[Rdata, ...]
     ttl: int
     cut: bool | None = None
+    aliases: int = 0
 
 
 def encode_name(name: str) -> bytes:
@@ -91,17 +97,20 @@ def encode_name(name: str) -> bytes:
     return out + b"\0"
 
 
-def query(message_id: int, name: str, rrtype: int) -> bytes:
-    """A recursive question with EDNS0; the AD bit asks for the AD bit (RFC 6840 section 5.7).
+def query(message_id: int, name: str, rrtype: int, *, edns: bool = True) -> bytes:
+    """A recursive question, with EDNS0 by default; the AD bit asks for the AD bit (RFC 6840 section
+    5.7).
 
     For a DS record the DO bit asks for the proof besides, where there is none.
     """
+    question = encode_name(name) + struct.pack("!2H", rrtype, 1)
+    if not edns:
+        return _HEADER.pack(message_id, 0x0120, 1, 0, 0, 0) + question
     return (
         _HEADER.pack(message_id, 0x0120, 1, 0, 0, 1)
-        + encode_name(name)
-        + struct.pack("!2H", rrtype, 1)
+        + question
         + b"\0"
-        + _RR.pack(41, UDP_SIZE, 0x8000 if rrtype == DS else 0, 0)
+        + _RR.pack(OPT, UDP_SIZE, 0x8000 if rrtype == DS else 0, 0)
     )
 
 
@@ -203,6 +212,17 @@ def _negative_ttl(data: bytes, position: int, count: int) -> int | None:
     return None
 
 
+def _extended_rcode(data: bytes, position: int, authorities: int, additionals: int) -> int:
+    """The upper bits of the code, which an OPT record holds (RFC 6891 section 6.1.3), in place."""
+    for index in range(authorities + additionals):
+        if index >= authorities:
+            _, at = _name(data, position)
+            if data[at : at + 2] == b"\0\x29" and at + _RR.size <= len(data):
+                return data[at + 4] << 4
+        position = _record(data, position)[5]
+    return 0
+
+
 def _cut(data: bytes, position: int, count: int, name: str) -> bool | None:
     """See `Message.cut`; RFC 4035 section 5.4, RFC 5155 section 8.9."""
     found, left = None, MAX_DENIALS
@@ -256,10 +276,16 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
     """The response to a question; raises WireError where it is none, or belongs to another."""
     if len(data) < 12:
         raise WireError("shorter than a header")
-    got_id, flags, questions, answers, authorities, _ = _HEADER.unpack_from(data)
-    if got_id != message_id or not flags & 0x8000 or flags & 0x7800 or questions != 1:
+    got_id, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(data)
+    rcode = flags & 0x000F
+    fails = rcode not in (NOERROR, NXDOMAIN)
+    if got_id != message_id or not flags & 0x8000 or flags & 0x7800:
         raise WireError("not the response to this question")
-    if max(answers, authorities) > MAX_RECORDS:
+    if questions == 0 and fails:  # who cannot read the question may not repeat it
+        return _failed(rcode, name)
+    if questions != 1:
+        raise WireError("not the response to this question")
+    if max(answers, authorities, additionals) > MAX_RECORDS:
         raise WireError(f"more than {MAX_RECORDS} records")
     asked, position = name.removesuffix(".").lower(), 12
     question = encode_name(asked) + struct.pack("!2H", rrtype, 1)
@@ -285,18 +311,19 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
                 raise WireError("CNAME of wrong length")
             aliases[owner] = (target, ttl)
     owner, ttls = asked, []
-    for _ in range(MAX_CHAIN):
+    for _ in range(MAX_ALIASES):
         if owner in found or owner not in aliases:
             break
         owner, ttl = aliases[owner]
         ttls.append(ttl)
     if owner in aliases and owner not in found:
         raise AliasLoop("the CNAMEs lead nowhere")
-    records = found.get(owner, [])
+    records, followed = found.get(owner, []), len(ttls)
     ttls += [ttl for ttl, _ in records]
-    rcode = flags & 0x000F
     cut = None
     if not records and not truncated:
+        if extended := _extended_rcode(data, position, authorities, additionals):
+            return _failed(extended | rcode, asked)
         if rrtype == DS:
             cut = _cut(data, position, authorities, owner)
         negative = _negative_ttl(data, position, authorities)
@@ -312,4 +339,9 @@ def parse(data: bytes, message_id: int, name: str, rrtype: int) -> Message:
         records=tuple(rdata for _, rdata in records),
         ttl=min(ttls, default=0),
         cut=cut,
+        aliases=followed,
     )
+
+
+def _failed(rcode: int, name: str) -> Message:
+    return Message(rcode, truncated=False, ad=False, name=name, records=(), ttl=0)
