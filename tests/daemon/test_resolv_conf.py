@@ -79,3 +79,24 @@ def test_law_4_a_file_that_names_nobody_takes_nobody_away(tmp_path: Path, text: 
     assert file.servers == [("192.0.2.1", 53)]
     path.write_text("nameserver 192.0.2.2\n")
     assert file.changed()
+
+
+@pytest.mark.parametrize(
+    ("text", "trusted"),
+    [
+        ("nameserver 10.9.9.9\noptions edns0 trust-ad\n", True),
+        ("options trust-ad\noptions edns0\nnameserver 10.9.9.9\n", True),
+        ("nameserver 10.9.9.9\noptions timeout:1 attempts:2 rotate ndots:0 use-vc\n", False),
+        ("nameserver 10.9.9.9\n# options trust-ad\n", False),
+        ("nameserver 10.9.9.9\noptions no-trust-ad\n", False),
+        ("nameserver 10.9.9.9\n", False),
+    ],
+)
+def test_what_the_file_says_of_the_ad_bit(tmp_path: Path, text: str, trusted: bool) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text(text)
+    file = ResolvConf(str(path))
+    assert (file.servers, file.trust_ad) == ([("10.9.9.9", 53)], trusted)
+    path.write_text("nameserver 10.9.9.9\noptions trust-ad debug\n")
+    assert file.changed() is not trusted
+    assert file.trust_ad

@@ -152,3 +152,39 @@ def test_law_3_an_untrusted_resolver_does_not_answer_for_a_trusted_one_that_fail
             assert not (await client.query("a.example", TXT, validated=True)).ad
 
     run(scene())
+
+
+@pytest.mark.parametrize(
+    ("address", "set_to", "named", "believed"),
+    [
+        ("127.0.0.1", None, False, True),
+        ("127.0.0.53", None, False, True),
+        ("::1", None, False, True),
+        ("10.9.9.9", None, False, False),
+        ("10.9.9.9", None, True, True),  # resolv.conf says: options trust-ad
+        ("10.9.9.9", False, True, False),
+        ("127.0.0.1", False, True, False),
+        ("fe80::1%eth0", None, False, False),
+        ("fe80::1%eth0", None, True, True),
+        ("127.0.0.11", None, False, False),
+        ("127.0.0.11", None, True, False),  # Docker copies the options of the machine's file
+        ("::ffff:127.0.0.11", None, True, False),
+        ("127.0.0.11", True, False, True),  # a validating resolver behind it, as mailcow has it
+        ("127.0.0.11", False, False, False),
+    ],
+)
+def test_law_3_whose_ad_bit_is_believed(
+    address: str, set_to: bool | None, named: bool, believed: bool
+) -> None:
+    client = Dns([], trust_ad=set_to)
+    client.use([(address, 53)], trust_ad=named)
+    assert client.trusts_ad is believed
+
+
+def test_other_trust_is_a_change_and_the_same_is_none() -> None:
+    client = Dns([("10.9.9.9", 53)])
+    assert not client.use([("10.9.9.9", 53)])
+    assert client.use([("10.9.9.9", 53)], trust_ad=True)
+    assert not client.use([("10.9.9.9", 53)], trust_ad=True)
+    assert client.use([("10.9.9.9", 53)])
+    assert not client.trusts_ad

@@ -196,7 +196,8 @@ def _tell_of_dane(config: Config, resolver: Resolver) -> None:
     elif config.policy.dane:
         _log.warning(
             "DANE is off: no resolver's AD bit is trusted (%s). Name a validating resolver on "
-            "loopback in dns.nameservers, set dns.trust_ad, or set policy.dane = false",
+            "loopback in dns.nameservers (127.0.0.11 is Docker's, which validates nothing), set "
+            "dns.trust_ad where all of them validate, or set policy.dane = false",
             ", ".join(address for address, _ in resolver.reach.dns.nameservers),
         )
 
@@ -213,16 +214,14 @@ async def _follow_resolv_conf(config: Config, resolver: Resolver, index: int) ->
     file = ResolvConf()
     while True:
         dns, dane = resolver.reach.dns, resolver.dane
-        if file.servers != list(dns.nameservers):
-            dns.use(file.servers)
-            if index == 0:
-                named = ", ".join(address for address, _ in file.servers)
-                _log.info(
-                    "the name servers of resolv.conf are %s now", named,
-                    extra={"fields": {"event": "name-servers", "servers": named}},
-                )  # fmt: skip
-                if dane != resolver.dane:
-                    _tell_of_dane(config, resolver)
+        if dns.use(file.servers, trust_ad=file.trust_ad) and index == 0:
+            named = ", ".join(address for address, _ in file.servers)
+            _log.info(
+                "the name servers of resolv.conf are %s now", named,
+                extra={"fields": {"event": "name-servers", "servers": named}},
+            )  # fmt: skip
+            if dane != resolver.dane:
+                _tell_of_dane(config, resolver)
         await asyncio.sleep(RESOLV_CONF_SECONDS)
         file.changed()
 

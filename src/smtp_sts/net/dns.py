@@ -46,6 +46,10 @@ _WITHOUT_EDNS: Final = (dnswire.FORMERR, dnswire.NOTIMP, dnswire.BADVERS)
 #: Failures that are a resolver's answer, and those that are the want of one.
 _ANSWERED: Final = ("dns-servfail", "dns-refused", "dns-malformed")
 _SILENT: Final = ("dns-timeout", "dns-unreachable")
+#: Docker's resolver in each container: it validates nothing, and hands on the AD bit of whatever it
+#: forwards to, or of whoever is on the way there. Docker also copies the options of the machine's
+#: resolv.conf, so that `trust-ad` there is nobody's word about it.
+DOCKER: Final = ipaddress.ip_address("127.0.0.11")
 #: A resolver that was silent so many times in a row is asked last, for so long (seconds).
 SILENT_TIMES: Final = 3
 SILENT_SECONDS: Final = 30.0
@@ -85,19 +89,28 @@ class Dns:
         self._timeout = timeout
         self._places = Places(questions)
         self._trust_ad = trust_ad
-        self.use(nameservers)
-
-    def use(self, nameservers: Sequence[tuple[str, int]]) -> None:
-        """Ask these resolvers from the next question on."""
-        self.nameservers = tuple(nameservers)
-        self._trusted = {
-            server: ipaddress.ip_address(server[0].partition("%")[0]).is_loopback
-            if self._trust_ad is None
-            else self._trust_ad
-            for server in self.nameservers
-        }
+        self.nameservers: tuple[tuple[str, int], ...] = ()
+        self._trusted: dict[tuple[str, int], bool] = {}
         #: resolver -> how often in a row it was silent, and until when it is asked last
         self._silent: dict[tuple[str, int], tuple[int, float]] = {}
+        self.use(nameservers)
+
+    def use(self, nameservers: Sequence[tuple[str, int]], *, trust_ad: bool = False) -> bool:
+        """Ask these resolvers from the next question on; whether that is a change.
+
+        `trust_ad`: who named them says that they validate (`options trust-ad` of resolv.conf(5)).
+        What was said when this was made goes before it.
+        """
+        trusted = {
+            server: _believed(server[0], named=trust_ad)
+            if self._trust_ad is None
+            else self._trust_ad
+            for server in nameservers
+        }
+        if self.nameservers == tuple(nameservers) and self._trusted == trusted:
+            return False
+        self.nameservers, self._trusted, self._silent = tuple(nameservers), trusted, {}
+        return True
 
     @property
     def trusts_ad(self) -> bool:
@@ -218,6 +231,13 @@ class Dns:
         times = self._silent.get(server, (0, 0.0))[0] + 1
         until = asyncio.get_running_loop().time() + SILENT_SECONDS if times >= SILENT_TIMES else 0.0
         self._silent[server] = (times, until)
+
+
+def _believed(address: str, *, named: bool) -> bool:
+    """Whether the AD bit of a resolver is believed where the configuration says nothing of it."""
+    found = ipaddress.ip_address(address.partition("%")[0])
+    found = getattr(found, "ipv4_mapped", None) or found
+    return found != DOCKER and (named or found.is_loopback)
 
 
 async def _attempt(server: tuple[str, int], name: str, rrtype: int, seconds: float) -> Message:

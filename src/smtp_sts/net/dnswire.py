@@ -67,7 +67,7 @@ class AliasLoop(WireError):
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A response. `name` is the owner after `aliases` CNAMEs of the answer, `ttl` the least, seconds.
+    """A response. `name` is the owner after `aliases` CNAMEs, `ttl` the least, seconds.
 
     Where there are no records `ttl` is how long that may be remembered: 0 without an SOA record.
     `cut`, of a DS question without an answer: whether the NSEC or NSEC3 records say that a zone of

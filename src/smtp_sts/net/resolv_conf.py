@@ -20,24 +20,30 @@ LOCAL: Final = ("127.0.0.1", PORT)
 
 
 class ResolvConf:
-    """One file, followed; `servers` are (address, port) each, in their order."""
+    """One file, followed; `servers` are (address, port) each, in their order.
+
+    `trust_ad`: it says `options trust-ad`, that they validate and are reached by a safe way.
+    """
 
     def __init__(self, path: str = PATH) -> None:
         self._path = path
         self._mark = _mark(path)
-        self.servers = _read(path) or [LOCAL]
+        found, self.trust_ad = _read(path)
+        self.servers = found or [LOCAL]
 
     def changed(self) -> bool:
-        """Read the file again where it is another one by now; whether `servers` are others."""
+        """Read the file again where it is another one by now; whether `servers` are
+        others, or trusted otherwise."""
         mark = _mark(self._path)
         if mark == self._mark:
             return False
-        found = _read(self._path)
+        found, trust_ad = _read(self._path)
         if not found:  # on its way: looked at again next time
             return False
         self._mark = mark
-        before, self.servers = self.servers, found
-        return found != before
+        before = (self.servers, self.trust_ad)
+        self.servers, self.trust_ad = found, trust_ad
+        return (found, trust_ad) != before
 
 
 def _mark(path: str) -> tuple[int, ...] | None:
@@ -49,18 +55,22 @@ def _mark(path: str) -> tuple[int, ...] | None:
     return (found.st_mtime_ns, found.st_size, found.st_ino, found.st_dev)
 
 
-def _read(path: str) -> list[tuple[str, int]]:
+def _read(path: str) -> tuple[list[tuple[str, int]], bool]:
+    """The name servers, and whether the options say `trust-ad`."""
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return []
+        return [], False
     found: list[tuple[str, int]] = []
+    trust_ad = False
     for line in text.splitlines():
         words = line.split()
-        if len(words) >= 2 and words[0] == "nameserver":
+        if words[:1] == ["options"]:
+            trust_ad = trust_ad or "trust-ad" in words[1:]
+        elif len(words) >= 2 and words[0] == "nameserver":
             try:
                 ipaddress.ip_address(words[1].partition("%")[0])
             except ValueError:
                 continue
             found.append((words[1], PORT))
-    return found[:MAX_SERVERS]
+    return found[:MAX_SERVERS], trust_ad

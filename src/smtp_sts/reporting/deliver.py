@@ -236,10 +236,10 @@ class Courier:
         #: followed, where the name servers are its
         self._resolv_conf = None if dns or config.dns.nameservers else ResolvConf()
         self._dns = dns or Dns(
-            self._resolv_conf.servers if self._resolv_conf else nameservers(config),
-            timeout=config.dns.timeout,
-            trust_ad=config.dns.trust_ad,
+            nameservers(config), timeout=config.dns.timeout, trust_ad=config.dns.trust_ad
         )
+        if file := self._resolv_conf:
+            self._dns.use(file.servers, trust_ad=file.trust_ad)
         self._contexts = post_contexts(tls_context(config.network.ca_file))
         self._clock = clock or Clock()
         self._holder = f"{socket.gethostname()[:30]}:{os.getpid()}:{os.urandom(6).hex()}"
@@ -306,8 +306,8 @@ class Courier:
         try:
             while True:
                 self._wake.clear()
-                if self._resolv_conf is not None and self._resolv_conf.changed():
-                    self._dns.use(self._resolv_conf.servers)
+                if (file := self._resolv_conf) is not None and file.changed():
+                    self._dns.use(file.servers, trust_ad=file.trust_ad)
                 now, steady = self._clock.wall(), self._clock.steady()
                 jump = (now - before[0]) - (steady - before[1])
                 before = now, steady

@@ -24,11 +24,11 @@ class Reach(msgspec.Struct, frozen=True):
 
 def reach_of(config: Config) -> Reach:
     """How a configuration reaches the network. Raises OSError for a CA file that cannot be read."""
-    dns = Dns(
-        nameservers(config) or ResolvConf().servers,
-        timeout=config.dns.timeout,
-        trust_ad=config.dns.trust_ad,
-    )
+    named = nameservers(config)
+    dns = Dns(named, timeout=config.dns.timeout, trust_ad=config.dns.trust_ad)
+    if not named:
+        file = ResolvConf()
+        dns.use(file.servers, trust_ad=file.trust_ad)
     network = config.network
     return Reach(
         dns,
