@@ -530,8 +530,8 @@ unused_days = 180.0
 # Resolvers, "address" or "address:port"; an empty list means those of /etc/resolv.conf, which is
 # followed as it changes. What DNSSEC proves is asked of those alone whose AD bit is believed.
 nameservers = []
-# Whether the resolvers' AD bit is believed; left out: only from resolvers on loopback but 127.0.0.11
-# (Docker's, which validates nothing), and where /etc/resolv.conf has "options trust-ad".
+# Whether the resolvers' AD bit is believed; left out: only from resolvers on loopback, and where
+# /etc/resolv.conf has "options trust-ad"; not from 127.0.0.11 (Docker's, which validates nothing).
 # trust_ad = true
 # A whole question, all retries included.
 timeout = 5.0

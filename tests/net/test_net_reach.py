@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ipaddress
 import socket
 import tracemalloc
@@ -69,7 +70,12 @@ def test_a_policy_is_fetched_with_its_certificate(run: Run) -> None:
         (Page(BODY, content_type=""), "media-type"),
         (Page(b"x" * 70_000), "body-too-large"),
         (Page(content_type=f"text/plain; x={'y' * 100_000}"), "http-protocol"),
-        (Page(BODY, manner="huge"), "http-protocol"),
+        (Page(gzip.compress(BODY), coding="gzip"), "content-coding"),
+        (Page(BODY, coding="identity, br"), "content-coding"),
+        (Page(BODY, manner="huge"), "body-too-large"),
+        (Page(b"x" * 70_000, manner="to-end"), "body-too-large"),
+        (Page(BODY, manner="to-end-unsaid"), "body-truncated"),
+        (Page(BODY, length=len(BODY) + 1, manner="to-end"), "body-truncated"),
         (Page(BODY, manner="huge", chunked=True), "body-too-large"),
         (Page(BODY, length=10**9), "body-too-large"),
         (Page(BODY, length=10**9, manner="huge"), "body-too-large"),
@@ -117,6 +123,9 @@ def test_a_failed_fetch_keeps_its_cause(run: Run, page: Page, slug: str) -> None
         Page(b"x" * MAX_SIZE),
         Page(b"x" * MAX_SIZE, chunked=True),
         Page(BODY, certificate="wildcard"),
+        Page(BODY, coding="identity"),
+        Page(BODY, manner="to-end"),  # RFC 9112 section 9.8
+        Page(b"x" * MAX_SIZE, manner="to-end"),
     ],
 )
 def test_a_whole_policy_is_taken_however_it_comes(run: Run, page: Page) -> None:
@@ -128,6 +137,29 @@ def test_a_whole_policy_is_taken_however_it_comes(run: Run, page: Page) -> None:
             assert fetched.body == page.body
             name = "*.bob.example" if page.certificate == "wildcard" else HOST
             assert fetched.certificate["subject_names"] == [name]
+
+    run(scene())
+
+
+def test_a_coding_that_was_not_asked_for_is_named(run: Run) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            world.policy_hosts.pages[HOST] = Page(gzip.compress(BODY), coding="gzip")
+            with pytest.raises(NetFailure, match="content coding gzip"):
+                await fetch(world)
+            assert b"accept-encoding: identity\r\n" in world.policy_hosts.heads[HOST].lower()
+
+    run(scene())
+
+
+def test_law_1_a_body_without_a_length_is_whole_only_where_close_notify_ends_it(run: Run) -> None:
+    async def scene() -> None:
+        async with World() as world:
+            await world.publish("bob.example")
+            world.policy_hosts.pages[HOST] = Page(BODY, manner="to-end-unsaid")
+            with pytest.raises(NetFailure, match="no close_notify"):
+                await fetch(world)
 
     run(scene())
 

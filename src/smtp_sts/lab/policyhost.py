@@ -20,8 +20,11 @@ from smtp_sts.lab.authority import Authority, TlsVersion, Variant
 PATH: Final = "/.well-known/mta-sts.txt"
 
 #: `silence`: no answer; `drip`: one byte a second; `huge`: a body without end; `cut`: the end is
-#: missing; `close`: none at all; `late`: after `LATE` seconds
-Manner = Literal["plain", "silence", "drip", "huge", "cut", "close", "late"]
+#: missing; `close`: none at all; `late`: after `LATE` seconds; `to-end`: no length is told, and
+#: close_notify ends it; `to-end-unsaid`: the end of TCP does
+Manner = Literal[
+    "plain", "silence", "drip", "huge", "cut", "close", "late", "to-end", "to-end-unsaid"
+]
 #: Later than anybody may keep an MTA waiting.
 LATE: Final = 5.5
 _FILLING: Final = b"x" * 65536
@@ -42,6 +45,8 @@ class Page:
     #: What Content-Length says; None: the truth, and nothing where the body has no end.
     length: int | None = None
     tls: TlsVersion = ""
+    #: the content coding that is told
+    coding: str = ""
     #: where it is; everything else is 404
     path: str = PATH
 
@@ -50,13 +55,15 @@ class Page:
         lines = [f"HTTP/1.1 {self.status} Lab", "Connection: close"]
         if self.content_type:
             lines.append(f"Content-Type: {self.content_type}")
+        if self.coding:
+            lines.append(f"Content-Encoding: {self.coding}")
         if self.location:
             lines.append(f"Location: {self.location}")
         if self.chunked:
             lines.append("Transfer-Encoding: chunked")
         elif self.length is not None:
             lines.append(f"Content-Length: {self.length}")
-        elif self.manner != "huge":
+        elif self.manner not in ("huge", "to-end", "to-end-unsaid"):
             lines.append(f"Content-Length: {len(self.body)}")
         return "\r\n".join([*lines, "", ""]).encode()
 
@@ -72,6 +79,8 @@ class PolicyHosts:
         self.pages: dict[str, Page] = {}
         #: Requests answered (or left unanswered) by host name.
         self.fetches: Counter[str] = Counter()
+        #: The head of the last request, by host name.
+        self.heads: dict[str, bytes] = {}
         #: TLS handshakes begun, by host name.
         self.handshakes: Counter[str] = Counter()
         self.port = port
@@ -119,6 +128,7 @@ class PolicyHosts:
         try:
             request = await reader.readuntil(b"\r\n\r\n")
             self.fetches[name] += 1
+            self.heads[name] = request
             page = self.pages.get(name, Page(status=404))
             if request.split(b" ")[1:2] != [page.path.encode()]:
                 page = Page(status=404)
@@ -159,6 +169,10 @@ async def _respond(page: Page, writer: asyncio.StreamWriter) -> None:
     if page.chunked and page.manner != "cut":
         writer.write(b"0\r\n\r\n")
     await writer.drain()
+    if page.manner == "to-end-unsaid":
+        # Under TLS, so that it says nothing; after all was sent, so that nothing is lost.
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
 
 
 def _chunk(data: Iterable[int]) -> bytes:

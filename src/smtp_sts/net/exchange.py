@@ -100,6 +100,8 @@ class Exchange(asyncio.Protocol):
             self._read(data[start : start + _PIECE])
 
     def eof_received(self) -> bool:
+        # The end that the peer means (see `tls.Tls`): it ends a body without a length too (RFC 9112
+        # section 9.8).
         self._read(b"")
         return False
 

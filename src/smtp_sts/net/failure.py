@@ -38,6 +38,7 @@ CAUSES: Final[dict[str, str]] = {
     "http-redirect": FETCH,
     "http-status": FETCH,
     "media-type": FETCH,
+    "content-coding": FETCH,
     "body-too-large": FETCH,
     "body-truncated": FETCH,
     "fetch-timeout": FETCH,

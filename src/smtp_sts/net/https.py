@@ -146,11 +146,13 @@ class _Policy(Exchange):
             ("Host", host),
             ("User-Agent", f"smtp-sts/{__version__}"),
             ("Accept", "text/plain"),
+            ("Accept-Encoding", "identity"),  # RFC 9110 section 12.5.3: else any is as good
             ("Connection", "close"),
         ]
         super().__init__(where, h11.Request(method="GET", target=target, headers=headers))
         self.body = bytearray()
         self.type = ""
+        self.bounded = True
 
     def head(self, response: h11.Response) -> None:
         status = response.status_code
@@ -164,13 +166,19 @@ class _Policy(Exchange):
         if self.type.partition(";")[0].strip().lower() != "text/plain":
             shown = self.type[:80] or "no media type"
             self.fail("media-type", f"{self.where} serves {shown}, not text/plain")
-        length = headers.get(b"content-length", b"")
-        if not length and b"transfer-encoding" not in headers:
-            # Its end would be that of the connection, which anyone on the path can bring about: a
-            # policy cut short must not count as one.
+        codings = [value for name, value in response.headers if name == b"content-encoding"]
+        coding = b", ".join(codings).decode("latin-1").strip()
+        if coding.lower() not in ("", "identity"):
             self.fail(
-                "http-protocol", f"{self.where}: neither Content-Length nor chunks tell the length"
+                "content-coding",
+                f"{self.where} serves the policy in the content coding {coding[:80]}, though asked "
+                "for identity: have it served as it is",
             )
+        length = headers.get(b"content-length", b"")
+        # Without a length, its end is that of the connection, and has to be said by close_notify
+        # (RFC 9112 section 9.8): any other end anyone on the path can bring about, and a policy cut
+        # short must not count as one.
+        self.bounded = bool(length) or b"transfer-encoding" in headers
         if length.isdigit() and int(length) > MAX_SIZE:
             self._too_large()
 
@@ -184,7 +192,8 @@ class _Policy(Exchange):
 
     def cut_off(self) -> None:
         if self.type:
-            self.fail("body-truncated", f"{self.where}: the policy is cut off")
+            why = "" if self.bounded else ": it has no length, and no close_notify ends it"
+            self.fail("body-truncated", f"{self.where}: the policy is cut off{why}")
         else:
             super().cut_off()
 

@@ -160,6 +160,7 @@ async def _post(
             ("Content-Type", media_type),
             ("Content-Length", str(len(body))),
             ("Accept", "*/*"),
+            ("Accept-Encoding", "identity"),
             ("Connection", "close"),
         ],
     )

@@ -6,7 +6,8 @@ computed in threads (`handshakes.py`), piece by piece as records arrive.
 
 Promises: nothing goes to or comes from the protocol before the handshake is done and the peer is
 who the context wants it to be; what the peer sends is decrypted piece by piece, never more at once
-than has arrived. What a peer can make us compute is bounded: no finite-field Diffie-Hellman, no
+than has arrived. It hears of an end (`eof_received`) only where the peer has said so, by
+close_notify. What a peer can make us compute is bounded: no finite-field Diffie-Hellman, no
 renegotiation, `MAX_HANDSHAKE` bytes of a handshake, `tls_records.MAX_RECORDS` records.
 Must not: judge certificates (the context does), or hold an end of the connection for the peer's:
 whoever has what they wanted calls `abort`.
@@ -141,10 +142,8 @@ class Tls(asyncio.Protocol, asyncio.Transport):
                 self._compute()
 
     def eof_received(self) -> bool:
-        """The peer sends no more."""
-        if self._up and not self._ended:
-            self._ended = True
-            self._inner.eof_received()
+        """The peer sends no more, and did not say so by close_notify: anyone on the path can bring
+        that about. The protocol within hears of a connection that is lost, not of an end."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
