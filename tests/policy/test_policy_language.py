@@ -150,6 +150,35 @@ def test_law_5_an_mx_that_could_inject_is_refused(mx: str) -> None:
     assert (caught.value.slug, caught.value.line) == ("policy-mx", 3)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    ["mailhost", "*.com", "mail.123", "*.123", "192.0.2.1", "1.2.3.4.5", "LOCALHOST", "a" * 63],
+)
+@pytest.mark.parametrize("place", ["before", "behind"])
+def test_section_3_2_a_pattern_that_matches_no_mx_host_is_passed_over(odd: str, place: str) -> None:
+    line = b"mx: mail.example.com\r\n"
+    other = b"mx: " + odd.encode() + b" \t\r\n"
+    body = GOOD.replace(line, other + line if place == "before" else line + other)
+    assert Policy.parse(body) == Policy.parse(GOOD)
+
+
+@pytest.mark.parametrize(
+    "mx",
+    ["", "*", "*.*.example", "[192.0.2.1]", "2001:db8::1", "a}b.example", "a b.example",
+     "a_b.example", "a.example policy_type=sts", "-a.example", "a..example", "localhost.", "a" * 64,
+     "a,b", "{x}"],
+)  # fmt: skip
+def test_law_5_what_could_inject_voids_the_policy_beside_good_patterns(mx: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        Policy.parse(GOOD + b"mx: " + mx.encode() + b"\r\n")
+    assert (caught.value.slug, caught.value.line) == ("policy-mx", 5)
+
+
+def test_a_policy_in_mode_none_may_have_odd_patterns_alone() -> None:
+    body = GOOD.replace(b"enforce", b"none").replace(b"mail.example.com", b"mailhost")
+    assert Policy.parse(body) == Policy("none", (), 604800)
+
+
 def test_a_compact_policy_can_be_read_back_from_what_is_rendered() -> None:
     lines = b"".join(b"mx:%x.cd\n" % n for n in range(5900))
     policy = Policy.parse(b"version:STSv1\nmode:enforce\nmax_age:60\n" + lines)

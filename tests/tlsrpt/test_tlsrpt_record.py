@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smtp_sts.tlsrpt import Destination, Record, RecordError, find_record, record_name
+from smtp_sts.tlsrpt.names import ip_address
 from smtp_sts.tlsrpt.record import MAX_DESTINATIONS
 
 MAILBOX = Destination("mailto", "r@example.com")
@@ -17,7 +18,11 @@ MAILBOX = Destination("mailto", "r@example.com")
     [
         ([b"v=TLSRPTv1;rua=mailto:r@example.com"], ["r@example.com"]),
         ([b"v=TLSRPTv1; rua=mailto:r@example.com;"], ["r@example.com"]),
-        ([b"v=TLSRPTv1 \t; rua=mailto:r@example.com"], ["r@example.com"]),
+        (
+            [b"v=TLSRPTv1; rua=mailto:r@example.com", b"v=TLSRPTv1 ; rua=mailto:s@example.com"],
+            ["r@example.com"],
+        ),
+        ([b"v=TLSRPTv1; rua=mailto:r@m%C3%BCnchen.example"], ["r@xn--mnchen-3ya.example"]),
         ([b"v=TLSRPTv1; ext.1=x:y; rua=mailto:r@example.com; more=1"], ["r@example.com"]),
         ([b"v=TLSRPTv1; rua=MAILTO:r@EXAMPLE.com"], ["r@example.com"]),
         ([b"v=TLSRPTv1; rua=mailto:%2F/r@example.com"], ["//r@example.com"]),
@@ -185,3 +190,23 @@ def test_any_bytes_give_a_record_none_or_the_declared_error(records: list[bytes]
         assert destination.target.isascii()
         assert destination.target.isprintable()
         assert not set(destination.target) & set(' "<>\\,;[{') - {"["}
+
+
+@pytest.mark.parametrize("blank", [b" ", b"\t", b" \t "])
+def test_a_blank_before_the_first_semicolon_is_no_record(blank: bytes) -> None:
+    """RFC 8460 section 3, read as RFC 8461 section 3.1 by erratum 6285."""
+    assert find_record([b"v=TLSRPTv1" + blank + b"; rua=mailto:r@example.com"]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("::ffff:c000:201", "::ffff:192.0.2.1"),
+        ("::FFFF:192.0.2.1", "::ffff:192.0.2.1"),
+        ("2001:DB8:0:0:0:0:0:1", "2001:db8::1"),
+        ("::1", "::1"),
+        ("192.0.2.1", "192.0.2.1"),
+    ],
+)
+def test_addresses_are_written_as_rfc_5952_has_them(text: str, written: str) -> None:
+    assert ip_address(text) == written

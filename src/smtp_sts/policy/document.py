@@ -1,7 +1,8 @@
 """Policy documents (RFC 8461 section 3.2). No I/O.
 
 Promises: `Policy.parse` gives a valid policy or raises `PolicyError` with line, column and slug;
-nothing else ever comes out. `Policy.parse(policy.render())` is the identity.
+nothing else ever comes out. `Policy.parse(policy.render())` is the identity. A pattern that can
+match no MX host is passed over, one that could inject voids the policy (law 5).
 Example:
 
     version: STSv1
@@ -35,11 +36,15 @@ _NUMBER: Final = re.compile(r"[0-9]{1,10}", re.ASCII)
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # A policy may have thousands of lines, of a stranger's choice: each of these reads it in one pass.
 _FAULTY_LINE: Final = re.compile(
-    rf"^(?!(?:[ \t]*|mx:[ \t]*(?:\*\.)?{pattern.NAME_IN_LIST}[ \t]*"
+    rf"^(?!(?:[ \t]*|mx:[ \t]*(?:\*\.)?{pattern.DOMAIN_IN_LIST}[ \t]*"
     r"|(?!mx:)[A-Za-z0-9][A-Za-z0-9_.-]{0,31}:[^\x00-\x08\x0a-\x1f\x7f]*)\r?$)",
     re.ASCII | re.MULTILINE,
 )
-_MX: Final = re.compile(r"^mx:[ \t]*([^ \t\r\n]*)", re.MULTILINE)
+# Passed over: a pattern that section 3.2 allows and that matches no MX host, such as `mailhost`.
+_MX: Final = re.compile(
+    rf"^mx:[ \t]*((?:\*\.)?{pattern.NAME_IN_LIST})[ \t]*\r?$", re.ASCII | re.MULTILINE
+)
+_ANY_MX: Final = re.compile(r"^mx:[^\r\n]*", re.MULTILINE)
 _FIELDS: Final = {
     name: re.compile(rf"^{name}:([^\r\n]*)", re.MULTILINE)
     for name in ("version", "mode", "max_age")
@@ -106,7 +111,12 @@ def _parse(body: bytes, limit: int) -> Policy:
             number = text.count("\n", 0, found.start()) + 1
             fields[name] = (found[1].strip(" \t"), number)
     mx = "\n".join(_MX.findall(text)).lower()
-    return _build(fields, tuple(dict.fromkeys(mx.split("\n"))) if mx else ())
+    policy = _build(fields, tuple(dict.fromkeys(mx.split("\n"))) if mx else ())
+    if policy.mx or policy.mode == "none":
+        return policy
+    if passed := _ANY_MX.search(text):
+        raise _fault(passed[0], text.count("\n", 0, passed.start()) + 1)
+    raise PolicyError("policy-no-mx", f"mode {policy.mode} needs an mx line for each MX host")
 
 
 def _fault(line: str, number: int) -> PolicyError:
@@ -152,8 +162,6 @@ def _build(fields: dict[str, tuple[str, int]], mx: tuple[str, ...]) -> Policy:
         raise PolicyError(
             "policy-max-age", f"max_age {shown(age)} is no number of seconds", line=line, column=10
         )
-    if not mx and mode != "none":
-        raise PolicyError("policy-no-mx", f"mode {mode} needs an mx line for each MX host")
     return Policy(_MODES[mode], mx, min(int(age), MAX_AGE))
 
 

@@ -20,6 +20,11 @@ NAME_IN_LIST: Final = (
     rf"(?![A-Za-z0-9.-]{{{MAX_NAME + 1}}})(?:{_ANY_LABEL}\.)+"
     rf"(?![0-9]+(?![A-Za-z0-9.-])){_ANY_LABEL}(?![A-Za-z0-9.-])"
 )
+#: The same, of what is a Domain (RFC 5321 section 4.1.2) and matches no MX host of the Internet
+#: besides: a single label, or a last one of digits.
+DOMAIN_IN_LIST: Final = (
+    rf"(?![A-Za-z0-9.-]{{{MAX_NAME + 1}}})(?:{_ANY_LABEL}\.)*{_ANY_LABEL}(?![A-Za-z0-9.-])"
+)
 
 
 def is_host_name(name: str) -> bool:

@@ -52,9 +52,14 @@ def _domain_name(text: str) -> str:
 def _ip_address(text: str) -> str:
     # Sections 4.4: an address alone, no zone; Postfix writes "IPv6:" before none.
     try:
-        return "" if "%" in text else str(ipaddress.ip_address(text))
+        if "%" in text:
+            return ""
+        address = ipaddress.ip_address(text)
     except ValueError:
         return ""
+    # RFC 5952 section 5: in mixed notation, which Python has from 3.13 on.
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return f"::ffff:{mapped}" if mapped else str(address)
 
 
 def mail_address(text: str) -> str:

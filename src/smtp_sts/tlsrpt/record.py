@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final, Literal
 from urllib.parse import quote, unquote_to_bytes
 
+import idna
 import msgspec
 
 from smtp_sts.tlsrpt.errors import RecordError, shown
@@ -23,9 +24,10 @@ from smtp_sts.tlsrpt.names import domain_name, ip_address, mail_address
 #: Destinations that are taken from one record; those beyond are skipped and said to be.
 MAX_DESTINATIONS: Final = 10
 _MAX_URI: Final = 2048
+#: No domain has more letters; keeps idna's work bounded.
+_MAX_NAME: Final = 253
 
-# Section 3: "v=TLSRPTv1" and field-delim, which may begin with blanks.
-_START: Final = re.compile(rb"v=TLSRPTv1[ \t]*;")
+_START: Final = b"v=TLSRPTv1;"
 _NAME: Final = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):", re.ASCII)
 # RFC 3986 without what section 3 wants encoded ("," "!" ";") and without what is no URI at all
@@ -80,8 +82,9 @@ def find_record(records: Iterable[bytes]) -> Record | None:
     Each record is one `bytes`, its character-strings joined without blanks. Raises RecordError
     where there is more than one for us, or the one there is names no destination we can use.
     """
-    # Section 3: "records which do not begin with "v=TLSRPTv1;" are discarded"
-    ours = [record for record in records if _START.match(record)]
+    # Section 3: "records which do not begin with "v=TLSRPTv1;" are discarded": so blanks before the
+    # semicolon do not match, as with the same sentence of RFC 8461 section 3.1 (erratum 6285).
+    ours = [record for record in records if record.startswith(_START)]
     if not ours:
         return None
     if len(ours) > 1:
@@ -164,10 +167,24 @@ def _address(rest: str) -> str:
     encoded = rest.partition("?")[0].removeprefix("//")
     if not _PATH.fullmatch(encoded):
         raise ValueError('has characters that are to be percent-encoded, such as "!"')
-    address = mail_address(unquote_to_bytes(encoded).decode("utf-8", "replace"))
+    local, at, domain = unquote_to_bytes(encoded).decode("utf-8", "replace").rpartition("@")
+    address = mail_address(f"{local}{at}{_a_labels(domain)}")
     if not address:
         raise ValueError("is no mail address")
     return address
+
+
+def _a_labels(domain: str) -> str:
+    """A domain in U-labels, percent-encoded as RFC 6068 section 2 has them, as mail needs it; ""
+    where it is none."""
+    if domain.isascii():
+        return domain
+    if len(domain) > _MAX_NAME:
+        return ""
+    try:
+        return idna.encode(domain, uts46=True).decode("ascii")
+    except idna.IDNAError:
+        return ""
 
 
 def _url(rest: str) -> str:
