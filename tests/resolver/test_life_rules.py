@@ -61,3 +61,21 @@ def test_what_the_store_holds_makes_replies_stale_that_say_what_was_believed_wit
     after, effects = step(RFC8461, state, read, SETTINGS)
     assert after.cached == newer
     assert ev.RepliesAreStale() in effects
+
+
+def test_law_4_what_breaks_is_not_looked_at_again_at_once() -> None:
+    """A defect of ours: nobody waits for it, and each question that follows has an answer."""
+    story = History(RFC8461)
+    story.feed(ev.Asked(now=story.now))
+    story.store_answers()
+    story.breaks("a defect")
+    for _ in range(2):
+        story.passes(SETTINGS.error_ttl / 3)
+        story.feed(ev.Asked(now=story.now))
+        assert not story.pending
+        said = answer("bob.example", story.state, story.now, "cache", dane=False)
+        assert said is not None
+        assert (said.outcome, said.reason) == ("no-policy", "dns-error")
+    story.passes(SETTINGS.error_ttl)
+    story.feed(ev.Asked(now=story.now))
+    assert story.waiting(ev.LookUp) is not None
