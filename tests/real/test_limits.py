@@ -5,21 +5,12 @@ Law 4: a stranger's policy of any length stops nobody else's mail. Law 1: it ope
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
 import pytest
 
-from smtp_sts.lab.mtas import exim as exim_server
-from smtp_sts.lab.mtas import postfix as postfix_server
-from smtp_sts.lab.mtas import sendmail as sendmail_server
 from smtp_sts.lab.mtas.base import SENDER, message
 from smtp_sts.mta.limits import EXIM_LIST, POSTFIX_REPLY, SENDMAIL_LIST, TCP_TABLE_LINE
 from smtp_sts.policy.document import MAX_SIZE
 
-from . import exim as exim_world
-from . import postfix as postfix_world
-from . import sendmail as sendmail_world
 from .exim import Exim
 from .impostor import away, impostor
 from .postfix import Postfix
@@ -28,26 +19,7 @@ from .world import SITES, World
 
 pytestmark = pytest.mark.real
 
-Roots = Callable[[str], dict[str, Path]]
 MX = "mx.enforce.example"
-
-
-@pytest.fixture(scope="module", params=sorted(exim_server.SUITES), ids="exim-{}".format)
-def exim(request: pytest.FixtureRequest, roots: Roots) -> Iterator[Exim]:
-    with exim_world.world(request.param, roots("exim")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module", params=sorted(sendmail_server.SUITES), ids="sendmail-{}".format)
-def sendmail(request: pytest.FixtureRequest, roots: Roots) -> Iterator[Sendmail]:
-    with sendmail_world.world(request.param, roots("sendmail")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module", params=sorted(postfix_server.SUITES), ids="postfix-{}".format)
-def postfix(request: pytest.FixtureRequest, roots: Roots) -> Iterator[Postfix]:
-    with postfix_world.world(request.param, roots("")) as made:
-        yield made
 
 
 def listed(size: int) -> bytes:

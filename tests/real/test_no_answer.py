@@ -7,20 +7,14 @@ answers at all, and how to let mail wait then, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from smtp_sts.lab.mtas import exim as exim_server
-from smtp_sts.lab.mtas import postfix as postfix_server
 from smtp_sts.lab.mtas import sendmail as sendmail_server
 from smtp_sts.lab.mtas.page import block
 
-from . import exim as exim_world
-from . import postfix as postfix_world
-from . import sendmail as sendmail_world
 from .exim import Exim
 from .impostor import NO_ANSWERS, away, impostor
 from .postfix import Postfix
@@ -28,7 +22,6 @@ from .sendmail import Sendmail
 
 pytestmark = pytest.mark.real
 
-Roots = Callable[[str], dict[str, Path]]
 #: Nobody answers: (kind, bytes).
 SILENT = [("refused", b""), ("close", b""), ("reset", b"")]
 OTHERS = [("once", answer) for answer in NO_ANSWERS]
@@ -53,24 +46,6 @@ SOCKETMAP_OTHERS = [
     ("once", b"9:NOTFOUN"),
 ]
 DOMAINS = ("enforce.example", "plain.example")
-
-
-@pytest.fixture(scope="module", params=sorted(exim_server.SUITES), ids="exim-{}".format)
-def exim(request: pytest.FixtureRequest, roots: Roots) -> Iterator[Exim]:
-    with exim_world.world(request.param, roots("exim")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module", params=sorted(sendmail_server.SUITES), ids="sendmail-{}".format)
-def sendmail(request: pytest.FixtureRequest, roots: Roots) -> Iterator[Sendmail]:
-    with sendmail_world.world(request.param, roots("sendmail")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module", params=sorted(postfix_server.SUITES), ids="postfix-{}".format)
-def postfix(request: pytest.FixtureRequest, roots: Roots) -> Iterator[Postfix]:
-    with postfix_world.world(request.param, roots("")) as made:
-        yield made
 
 
 @contextmanager

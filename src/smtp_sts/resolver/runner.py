@@ -422,7 +422,6 @@ class _Errand:
 
     async def _follow(self, event: ev.Answer, mine: tuple[type[ev.Effect], ...]) -> None:
         runner = self._runner
-        # No task is made of a write: it is with the keeper already, and may outlast our end.
         saves: list[asyncio.Future[None]] = []
         later: list[ev.Effect] = []
         if isinstance(event, ev.PolicyFetched | ev.DraftSeen):
@@ -430,6 +429,7 @@ class _Errand:
         for effect in runner.step(self._domain, self._life, event):
             if isinstance(effect, ev.Save):
                 stored = to_store(self._domain.name, effect.cached, effect.text)
+                # No task is made of a write: the keeper has it already, and it may outlast our end.
                 saves.append(asyncio.ensure_future(runner.keeper.put(stored)))
             elif self._effect is None and isinstance(effect, mine):
                 self._effect = effect

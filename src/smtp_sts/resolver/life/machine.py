@@ -155,7 +155,7 @@ def start_look(state: State, *, refresh: bool = False) -> Next:
     return replace(state, number=number, look=Look(number, refresh)), (ev.LookUp(number),)
 
 
-def shared(table: Table, state: State, new: Cached, now: float, _settings: PolicySection) -> Next:
+def shared(table: Table, state: State, new: Cached, now: float, settings: PolicySection) -> Next:
     """Use what another worker or daemon has put into the store, if it may take this one's place."""
     cached = unexpired(state, now)
     if new.expires_at <= now or new.fetched_at > now + FUTURE_SECONDS:
@@ -169,7 +169,7 @@ def shared(table: Table, state: State, new: Cached, now: float, _settings: Polic
         absent=NO_REASON,
         failures=0,
         retry_at=0.0,
-        next_check=max(state.next_check, now + _settings.recheck_interval),
+        next_check=max(state.next_check, now + settings.recheck_interval),
     )
     return state, (ev.Count("policies-shared"), ev.RepliesAreStale())
 
